@@ -1,0 +1,80 @@
+"""The lock: every package and source a recipe (or the tools) stands on, by content.
+
+A lock names files, never places: no URL, no index digest, no date. `pool_path` is the path below an archive's root.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.errors import RecipeError
+
+SCHEMA = 1
+
+
+class LockedFile(BaseModel):
+    """One file of the archive. `sets` are the package sets that use it (root, kernel, initramfs; or a tools set)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+:~-]+$")]
+    arch: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(gt=0)]
+    pool_path: Annotated[str, Field(pattern=r"^pool/(?!.*\.\.)[A-Za-z0-9.+:~_%/-]+$")]
+    sets: tuple[str, ...]
+
+
+class Lock(BaseModel):
+    """`packages` are binary packages to install or unpack; `sources` hold source code that a stage builds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)]
+    suite: str
+    arch: str
+    packages: tuple[LockedFile, ...]
+    sources: tuple[LockedFile, ...] = ()
+
+    def of_set(self, name: str) -> tuple[LockedFile, ...]:
+        """Packages and sources of one set, in the lock's order."""
+        return tuple(file for file in (*self.packages, *self.sources) if name in file.sets)
+
+    def sets(self) -> tuple[str, ...]:
+        """Every set name, sorted."""
+        return tuple(sorted({name for file in (*self.packages, *self.sources) for name in file.sets}))
+
+    def to_bytes(self) -> bytes:
+        """The file's one form: sorted by name, version, arch; two spaces; a final newline."""
+        ordered = self.model_copy(
+            update={
+                "packages": tuple(sorted(self.packages, key=_order)),
+                "sources": tuple(sorted(self.sources, key=_order)),
+            }
+        )
+        return (json.dumps(ordered.model_dump(mode="json", by_alias=True), indent=2) + "\n").encode()
+
+
+def _order(file: LockedFile) -> tuple[str, str, str]:
+    return (file.name, file.version, file.arch)
+
+
+def load_lock(path: Path) -> Lock:
+    """Read a lock. Raises RecipeError naming the entry and field that break a rule."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no lock", f"disk-image lock {path.parent}") from None
+    try:
+        return Lock.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(
+            f"{path}: {where or 'lock'}: {first['msg']} (found {str(first['input'])[:80]!r})", f"disk-image lock {path.parent}"
+        ) from None

@@ -1,0 +1,1 @@
+"""Stage programs: one folder a stage, each run as `python3 -m stages.<name> JOB_FOLDER`."""
