@@ -26,7 +26,7 @@ class LockedFile(BaseModel):
     arch: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(gt=0)]
-    pool_path: Annotated[str, Field(pattern=r"^pool/(?!.*\.\.)[A-Za-z0-9.+:~_%/-]+$")]
+    pool_path: Annotated[str, Field(pattern=r"^pool(/[A-Za-z0-9+_~%:-][A-Za-z0-9.+:~_%-]*)+$")]
     sets: tuple[str, ...]
 
 
