@@ -1,0 +1,31 @@
+# The two commands: `make run` builds and boots the image of RECIPE, `make test` tests everything this machine can have.
+RECIPE ?= recipes/debian-minimal
+OUTPUT ?= out/$(notdir $(RECIPE))
+PYTEST ?= .venv/bin/python -m pytest
+disk-image = .venv/bin/disk-image
+
+.PHONY: help run test check unit setup bench
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: setup ## build RECIPE into OUTPUT and boot it
+	$(disk-image) build $(RECIPE) --relock --output $(OUTPUT)
+	$(disk-image) boot $(OUTPUT)
+
+test: setup ## every test this machine can run; the rest is reported as skipped, with the reason
+	$(PYTEST)
+
+unit: setup ## the quick tests alone: no network, no sandbox
+	$(PYTEST) -m "not network and not sandbox and not boot and not kernel and not peers and not engine"
+
+check: setup ## linters and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+bench: setup ## side by side with mkosi (MKOSI=path to a checkout) and mkcomposefs
+	.venv/bin/python -m bench
+
+setup:
+	@scripts/setup

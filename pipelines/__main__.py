@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `disk-image`."""
+
+from pipelines.cli import main
+
+main()
