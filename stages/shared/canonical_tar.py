@@ -1,0 +1,456 @@
+"""The canonical tar: the one form in which a tree travels (docs/design.md), so that equal trees are equal
+bytes.
+
+POSIX.1-2001 pax interchange format (pax(1), «pax Interchange Format»): entries sorted by the bytes of
+their path, every parent present as a directory before its children, numeric owners, whole seconds, two
+zero blocks at the end and nothing after them. An extended header exists only for what ustar can't say:
+long paths and targets, owners above 2097151, sizes from 8 GiB, and the one extended attribute that
+matters, security.capability (capabilities(7)).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO
+
+from stages.shared.job import Failure
+
+CAPABILITY = "security.capability"
+_BLOCK = 512
+_CHUNK = 1 << 20
+_PAX_NAME = b"././@PaxHeader"
+_PAX_CAPABILITY = b"SCHILY.xattr." + CAPABILITY.encode()
+_MOST_OWNER = 0o7777777
+_MOST_SIZE = 0o77777777777
+_REBUILD = "the file is damaged, or was not written by this project; remove it and build again"
+
+
+class Kind(StrEnum):
+    """What an entry is; device nodes, sockets and fifos have no place in a tree."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    HARDLINK = "hardlink"
+
+
+_FLAGS = {Kind.FILE: b"0", Kind.DIRECTORY: b"5", Kind.SYMLINK: b"2", Kind.HARDLINK: b"1"}
+_KINDS = {flag: kind for kind, flag in _FLAGS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One path. `path` is relative without `./` or a trailing `/` (`.` is the root), decoded with
+    os.fsdecode.
+
+    `mode` is 12 bits, `mtime` whole seconds, `size` bytes of content (files only). `target` is the text of
+    a symbolic link, or a hard link's first path in sort order; a hard link repeats mode, owner and mtime
+    of that path and has no capability of its own. `capability` is the raw value of security.capability.
+    """
+
+    path: str
+    kind: Kind
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    size: int = 0
+    target: str = ""
+    capability: bytes = b""
+
+
+class Writer:
+    """Writes entries in order; refuses (Failure) what would not be canonical. Times are clamped to 0 …
+    `clamp`.
+    """
+
+    def __init__(self, stream: BinaryIO, clamp: int) -> None:
+        self._stream = stream
+        self._clamp = clamp
+        self._rules = _Rules("tar being written", "add entries sorted by path bytes, parents first")
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._stream.write(bytes(2 * _BLOCK))
+
+    def add(self, entry: Entry, content: BinaryIO | bytes | memoryview | None = None) -> None:
+        """Add one entry; a file's `content` must hold exactly `entry.size` bytes (None only for size 0)."""
+        if not 0 <= entry.mtime <= self._clamp:
+            entry = replace(entry, mtime=min(max(entry.mtime, 0), self._clamp))
+        self._rules.check(entry)
+        self._stream.write(header(entry))
+        if content is None:
+            content = b""
+        if isinstance(content, (bytes, memoryview)):
+            self._stream.write(content)
+            copied = len(content)
+        else:
+            copied = 0
+            while chunk := content.read(_CHUNK):
+                self._stream.write(chunk)
+                copied += len(chunk)
+        if copied != entry.size:
+            raise Failure(
+                f"{entry.path}: expected {entry.size} bytes of content, found {copied}",
+                "the tree changed while it was packed",
+            )
+        if copied % _BLOCK:
+            self._stream.write(bytes(-copied % _BLOCK))
+
+
+def read(path: Path) -> Iterator[tuple[Entry, int]]:
+    """Every entry, with the content's offset in the file (0 when there is none). Raises Failure where the
+    form breaks.
+    """
+    rules = _Rules(path.name, _REBUILD)
+    with _mapped(path) as data:
+        offset = 0
+        while True:
+            start = offset
+            block = data[offset : offset + _BLOCK]
+            if not block.strip(b"\0"):
+                break
+            records: dict[bytes, bytes] = {}
+            try:
+                if block[156:157] == b"x":
+                    length = _octal(block[124:135])
+                    records = _records(data[offset + _BLOCK : offset + _BLOCK + length])
+                    offset += _BLOCK + length + -length % _BLOCK
+                    block = data[offset : offset + _BLOCK]
+                entry = _entry(block, records)
+                canonical = header(entry)
+            except (ValueError, KeyError):
+                raise rules.broken(f"no canonical header at byte {start}") from None
+            offset += _BLOCK
+            if data[start:offset] != canonical:
+                raise rules.broken(f"{entry.path}: its header at byte {start} is not in canonical form")
+            rules.check(entry)
+            yield entry, offset if entry.size else 0
+            content_end = offset + entry.size
+            offset = content_end + -entry.size % _BLOCK
+            if offset > len(data):
+                raise rules.broken(
+                    f"truncated: {entry.path} ends at byte {content_end}, the file at {len(data)}"
+                )
+            if data[content_end:offset].strip(b"\0"):
+                raise rules.broken(f"{entry.path}: padding is not zero")
+        if len(data) - start != 2 * _BLOCK or data[start:].strip(b"\0"):
+            raise rules.broken(f"expected the two zero blocks of the end at byte {start}")
+
+
+def pack(
+    folder: Path, output: Path, clamp: int, *, exclude: Callable[[str], bool] = lambda path: False
+) -> None:
+    """Write the tree at `folder` to `output`. `exclude` is asked once a path; an excluded directory is not
+    entered.
+
+    Raises Failure for a device node, socket or fifo that is not excluded.
+    """
+    first: dict[tuple[int, int], str] = {}
+    with output.open("wb", _CHUNK) as stream, Writer(stream, clamp) as writer:
+        for path in sorted(_walk(folder, exclude), key=os.fsencode):
+            full = os.path.join(folder, path)
+            info = os.lstat(full)
+            entry = Entry(
+                path,
+                _kind(path, info),
+                stat.S_IMODE(info.st_mode),
+                info.st_uid,
+                info.st_gid,
+                int(info.st_mtime),
+            )
+            if entry.kind is Kind.SYMLINK:
+                # Linux gives every link 0777; other modes on disk come from elsewhere and mean nothing.
+                writer.add(replace(entry, mode=0o777, target=os.readlink(full)))
+            elif entry.kind is Kind.DIRECTORY:
+                writer.add(entry)
+            elif info.st_nlink > 1 and first.setdefault((info.st_dev, info.st_ino), path) != path:
+                writer.add(replace(entry, kind=Kind.HARDLINK, target=first[info.st_dev, info.st_ino]))
+            else:
+                with open(full, "rb", buffering=0) as content:
+                    writer.add(replace(entry, size=info.st_size, capability=_capability(full)), content)
+
+
+def unpack(tar: Path, folder: Path) -> None:
+    """Make the tree in `folder`, which must be empty. Owners and capabilities are set for root; else all
+    is the caller's.
+
+    No path can leave `folder`: each parent is a directory of the same tar, never a link.
+    """
+    folder.mkdir(exist_ok=True)
+    root = os.geteuid() == 0
+    directories: list[tuple[str, Entry]] = []
+    with _mapped(tar) as data:
+        for entry, offset in read(tar):
+            full = os.path.join(folder, entry.path)
+            if entry.kind is Kind.HARDLINK:
+                os.link(os.path.join(folder, entry.target), full)
+                continue
+            if entry.kind is Kind.SYMLINK:
+                os.symlink(entry.target, full)
+            elif entry.kind is Kind.DIRECTORY:
+                if entry.path != ".":
+                    os.mkdir(full, 0o700)
+                directories.append((full, entry))
+            else:
+                with open(full, "xb", buffering=0) as file:
+                    for position in range(offset, offset + entry.size, _CHUNK):
+                        file.write(data[position : min(position + _CHUNK, offset + entry.size)])
+            if root:
+                os.chown(full, entry.uid, entry.gid, follow_symlinks=False)
+            if entry.kind is Kind.FILE:
+                os.chmod(full, entry.mode)
+                if root and entry.capability:
+                    os.setxattr(full, CAPABILITY, entry.capability)
+            if entry.kind is not Kind.DIRECTORY:
+                os.utime(full, (entry.mtime, entry.mtime), follow_symlinks=False)
+    # Last and deepest first: making children changes a directory's time, and its mode may forbid them.
+    for full, entry in reversed(directories):
+        os.chmod(full, entry.mode)
+        os.utime(full, (entry.mtime, entry.mtime))
+
+
+def header(entry: Entry) -> bytes:
+    """The one form of an entry's headers: one block, or an extended header before it where ustar can't say
+    it.
+    """
+    path, target = os.fsencode(entry.path), os.fsencode(entry.target)
+    records: dict[bytes, bytes] = {}
+    prefix, name = _split(path)
+    if not name:
+        records[b"path"] = path
+        prefix, name = b"", path[:100]
+    if len(target) > 100:
+        records[b"linkpath"] = target
+    for key, value, most in (
+        (b"uid", entry.uid, _MOST_OWNER),
+        (b"gid", entry.gid, _MOST_OWNER),
+        (b"size", entry.size, _MOST_SIZE),
+    ):
+        if value > most:
+            records[key] = b"%d" % value
+    if entry.capability:
+        records[_PAX_CAPABILITY] = entry.capability
+    block = _block(
+        name,
+        prefix,
+        entry.mode,
+        0 if b"uid" in records else entry.uid,
+        0 if b"gid" in records else entry.gid,
+        0 if b"size" in records else entry.size,
+        entry.mtime,
+        _FLAGS[entry.kind],
+        target[:100],
+    )
+    if not records:
+        return block
+    if not all(_utf8(records.get(key, b"")) for key in (b"path", b"linkpath")):
+        records[b"hdrcharset"] = b"BINARY"
+    body = b"".join(_record(key, records[key]) for key in sorted(records))
+    return (
+        _block(_PAX_NAME, b"", 0, 0, 0, len(body), 0, b"x", b"") + body + bytes(-len(body) % _BLOCK) + block
+    )
+
+
+class _Rules:
+    """What must hold between the entries of one tar."""
+
+    def __init__(self, where: str, hint: str) -> None:
+        self._where = where
+        self._hint = hint
+        self._last = b""
+        self._directories: set[str] = set()
+        self._files: dict[str, Entry] = {}
+
+    def check(self, entry: Entry) -> None:
+        path = os.fsencode(entry.path)
+        if path <= self._last:
+            raise self.broken(f"{entry.path}: comes after {os.fsdecode(self._last)}, out of order or twice")
+        self._last = path
+        if self._directories:
+            parent = entry.path.rpartition("/")[0] or "."
+            if parent not in self._directories:
+                raise self.broken(f"{entry.path}: its parent {parent} is not a directory of this tar")
+            if b"//" in path or path.startswith(b"/") or not {b".", b".."}.isdisjoint(path.split(b"/")):
+                raise self.broken(f"{entry.path}: not a normalised relative path")
+        elif entry.path != "." or entry.kind is not Kind.DIRECTORY:
+            raise self.broken(f"expected the root directory `.` as the first entry, found {entry.path}")
+        if (
+            not 0 <= entry.mode <= 0o7777
+            or min(entry.uid, entry.gid, entry.size) < 0
+            or "\0" in entry.path + entry.target
+        ):
+            raise self.broken(f"{entry.path}: mode, owner, size or name out of range: {entry}")
+        if entry.kind is Kind.DIRECTORY:
+            self._directories.add(entry.path)
+        elif entry.kind is Kind.FILE:
+            self._files[entry.path] = entry
+        elif not entry.target:
+            raise self.broken(f"{entry.path}: a link without a target")
+        elif entry.kind is Kind.HARDLINK:
+            self._check_hardlink(entry)
+        if (entry.kind is not Kind.FILE and (entry.size or entry.capability)) or (
+            entry.target and entry.kind in (Kind.FILE, Kind.DIRECTORY)
+        ):
+            raise self.broken(f"{entry.path}: a {entry.kind} can't have what this entry has: {entry}")
+
+    def _check_hardlink(self, entry: Entry) -> None:
+        first = self._files.get(entry.target)
+        if first is None:
+            raise self.broken(f"{entry.path}: hard link to {entry.target}, which is no earlier file")
+        if (first.mode, first.uid, first.gid, first.mtime) != (
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.mtime,
+        ):
+            raise self.broken(
+                f"{entry.path}: expected the mode, owner and time of {entry.target} ({first}), found {entry}"
+            )
+
+    def broken(self, why: str) -> Failure:
+        return Failure(f"{self._where}: {why}", self._hint)
+
+
+class _mapped:
+    """A file's bytes by mmap; empty files can't be mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> mmap.mmap | bytes:
+        with self._path.open("rb") as file:
+            self._data: mmap.mmap | bytes = (
+                mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if os.fstat(file.fileno()).st_size else b""
+            )
+        return self._data
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._data, mmap.mmap):
+            self._data.close()
+
+
+def _block(
+    name: bytes,
+    prefix: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    mtime: int,
+    flag: bytes,
+    target: bytes,
+) -> bytes:
+    before = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
+    after = b"%b%bustar\00000%b0000000\x000000000\0%b" % (
+        flag,
+        target.ljust(100, b"\0"),
+        bytes(64),
+        prefix.ljust(167, b"\0"),
+    )
+    # The checksum counts its own field as eight spaces; leaving out the zeros makes the sum four times as
+    # fast.
+    total = 8 * 0x20 + sum(before.replace(b"\0", b"")) + sum(after.replace(b"\0", b""))
+    return b"%b%06o\0 %b" % (before, total, after)
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    """ustar's prefix and name; an empty name when the path does not fit."""
+    if len(path) <= 100:
+        return b"", path
+    prefix, slash, _ = path[:156].rpartition(b"/")
+    name = path[len(prefix) + 1 :]
+    return (prefix, name) if slash and prefix and 0 < len(name) <= 100 else (b"", b"")
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    if len(str(length)) > len(str(rest)):
+        length += 1
+    return b"%d %b=%b\n" % (length, key, value)
+
+
+def _records(body: bytes) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    while body:
+        length_text, _, _ = body.partition(b" ")
+        length = int(length_text) if length_text.isdigit() else 0
+        key, equals, value = body[len(length_text) + 1 : length].partition(b"=")
+        if not equals or not value.endswith(b"\n"):
+            raise ValueError("broken extended header")
+        found[key] = value[:-1]
+        body = body[length:]
+    return found
+
+
+def _entry(block: bytes, records: dict[bytes, bytes]) -> Entry:
+    prefix = block[345:500].rstrip(b"\0")
+    name = block[:100].rstrip(b"\0")
+    return Entry(
+        path=os.fsdecode(records.get(b"path", prefix + b"/" + name if prefix else name)),
+        kind=_KINDS[block[156:157]],
+        mode=_octal(block[100:107]),
+        uid=int(records[b"uid"]) if b"uid" in records else _octal(block[108:115]),
+        gid=int(records[b"gid"]) if b"gid" in records else _octal(block[116:123]),
+        mtime=_octal(block[136:147]),
+        size=int(records[b"size"]) if b"size" in records else _octal(block[124:135]),
+        target=os.fsdecode(records.get(b"linkpath", block[157:257].rstrip(b"\0"))),
+        capability=records.get(_PAX_CAPABILITY, b""),
+    )
+
+
+def _octal(text: bytes) -> int:
+    return int(text, 8)
+
+
+def _utf8(value: bytes) -> bool:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _walk(folder: Path, exclude: Callable[[str], bool]) -> Iterator[str]:
+    """Every path below `folder`, in no order, `.` included."""
+    yield "."
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        with os.scandir(os.path.join(folder, inside)) as listing:
+            for found in listing:
+                path = inside + found.name
+                if exclude(path):
+                    continue
+                yield path
+                if found.is_dir(follow_symlinks=False):
+                    pending.append(path + "/")
+
+
+def _kind(path: str, info: os.stat_result) -> Kind:
+    if stat.S_ISREG(info.st_mode):
+        return Kind.FILE
+    if stat.S_ISDIR(info.st_mode):
+        return Kind.DIRECTORY
+    if stat.S_ISLNK(info.st_mode):
+        return Kind.SYMLINK
+    raise Failure(
+        f"{path}: device nodes, sockets and fifos have no place in a tree", "leave it out of the tree"
+    )
+
+
+def _capability(full: str) -> bytes:
+    try:
+        return os.getxattr(full, CAPABILITY, follow_symlinks=False)
+    except OSError:  # ENODATA: none; ENOTSUP: the file system has no such thing
+        return b""
