@@ -1,0 +1,131 @@
+"""The root, against mkosi building the same package set: cold, from a filled cache, and with nothing changed.
+
+`MKOSI` names a checkout of mkosi (its `bin/mkosi` is run with the system's python3). Both use the host's apt sources, both work on
+the fastest scratch there is (/dev/shm when it is tmpfs), and both install the same packages: the recipe is derived here.
+What differs, and is part of the figures: mkosi uses the host's tools and writes tar + zstd -3; we fetch and unpack our own tools (in
+the cold run) and write one canonical tar; our cold run starts from an empty store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.measure import Command, in_turn, report, run_once
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("systemd-sysv", "udev", "iproute2")
+EPOCH = 1767225600
+
+
+def _disk_image(*argv: str | Path) -> list[str]:
+    return [sys.executable, "-m", "pipelines", *map(os.fspath, argv)]
+
+
+def _recipe(folder: Path) -> None:
+    """The quick recipe's kernel, with exactly mkosi's packages and nothing of our own in the root."""
+    quick = ROOT / "recipes" / "quick"
+    shutil.copytree(quick, folder, dirs_exist_ok=True)
+    _write_recipe(folder, EPOCH)
+    subprocess.run(_disk_image("lock", folder), cwd=ROOT, check=True)
+
+
+def _write_recipe(folder: Path, epoch: int) -> None:
+    # Another epoch is another input: both stages of the root run anew, the mirror and the tools don't.
+    kernel = [
+        line
+        for line in (ROOT / "recipes" / "quick" / "recipe.toml").read_text().splitlines()
+        if line.startswith(("package =", "modules ="))
+    ]
+    lines = [
+        'platform_slug = "bench"', 'suite = "trixie"', 'arch = "amd64"', f"source_date_epoch = {epoch}",
+        'hostname = "bench"', f"packages = {json.dumps(PACKAGES)}", "[kernel]", *kernel,
+    ]  # fmt: skip
+    (folder / "recipe.toml").write_text("\n".join(lines) + "\n")
+
+
+def _sources() -> str:
+    """The trixie archives, at the roots that the host's own apt sources name."""
+    from pipelines.archive import archives
+
+    stanzas = []
+    for root in archives(()):
+        suites = "trixie-security" if "security" in root else "trixie trixie-updates"
+        stanzas.append(
+            f"Types: deb\nURIs: {root}\nSuites: {suites}\nComponents: main\n"
+            "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+        )
+    return "\n".join(stanzas)
+
+
+def main(runs: int) -> None:
+    """Three tables: cold, filled, nothing changed."""
+    checkout = os.environ.get("MKOSI")
+    if not checkout or not (Path(checkout) / "bin" / "mkosi").exists():
+        print("mkosi: not measured: set MKOSI to a checkout of mkosi (its bin/mkosi is run)")
+        return
+    scratch_root = "/dev/shm" if os.path.ismount("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="bench-mkosi-", dir=scratch_root) as name:
+        _measure(Path(name), Path(checkout), runs)
+
+
+def _measure(scratch: Path, checkout: Path, runs: int) -> None:
+    recipe, config, work = scratch / "recipe", scratch / "config", scratch / "work"
+    _recipe(recipe)
+    sources = config / "mkosi.sandbox" / "etc" / "apt" / "sources.list.d" / "mkosi.sources"
+    sources.parent.mkdir(parents=True)
+    sources.write_text(_sources())
+    (config / "mkosi.conf").write_text(
+        f"[Distribution]\nDistribution=debian\nRelease=trixie\n[Output]\nFormat=tar\n"
+        f"[Content]\nPackages={','.join(PACKAGES)}\nSourceDateEpoch={EPOCH}\n"
+    )
+    env = {"TMPDIR": os.fspath(scratch), "MKOSI_INTERPRETER": "/usr/bin/python3"}
+
+    def mkosi(state: str, *flags: str) -> list[str]:
+        folders = {key: work / state / key for key in ("cache", "package-cache", "workspace", "output")}
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        directories = [f"--{key}-directory={folder}" for key, folder in folders.items()]
+        return [os.fspath(checkout / "bin" / "mkosi"), *directories, *flags, "build"]
+
+    def forget(folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    store, output = scratch / "store", scratch / "out"
+
+    def ours(*flags: str | Path, into: Path = store) -> list[str]:
+        return _disk_image("build", recipe, "--store", into, *flags)
+
+    cold = (
+        Command("disk-image, empty store", lambda _: ours("--target", "rootfs", into=scratch / "cold"),
+                lambda _: forget(scratch / "cold"), env, ROOT),
+        Command("mkosi, empty caches", lambda _: mkosi("cold"), lambda _: forget(work / "cold"), env, config),
+    )  # fmt: skip
+    report("root, cold (downloads included; ours also fetches and unpacks its tools)",
+           in_turn(cold, max(1, runs // 3)), cold[0].name, cold[1].name, "none; said for honesty")  # fmt: skip
+    forget(scratch / "cold")
+
+    run_once(Command("fill", lambda _: ours("--target", "rootfs"), env=env, cwd=ROOT), 0)
+    run_once(Command("fill", lambda _: mkosi("warm"), env=env, cwd=config), 0)
+    filled = (
+        Command("disk-image, filled mirror", lambda _: ours("--target", "rootfs"),
+                lambda index: _write_recipe(recipe, EPOCH - 1 - index), env, ROOT),
+        Command("mkosi -f, filled cache", lambda _: mkosi("warm", "-f"), env=env, cwd=config),
+    )  # fmt: skip
+    report("root, from a filled mirror", in_turn(filled, runs), filled[0].name, filled[1].name,
+           "ratio at most 0.6; no process above 2048 MiB")  # fmt: skip
+
+    _write_recipe(recipe, EPOCH)
+    run_once(Command("fill", lambda _: ours("--output", output), env=env, cwd=ROOT), 0)
+    run_once(Command("fill", lambda _: mkosi("incremental", "--incremental=yes", "-f"), env=env, cwd=config), 0)
+    unchanged = (
+        Command("disk-image, nothing changed", lambda _: ours("--output", output), env=env, cwd=ROOT),
+        Command("mkosi --incremental -f", lambda _: mkosi("incremental", "--incremental=yes", "-f"), env=env, cwd=config),
+    )  # fmt: skip
+    report("nothing changed (ours: the whole image)", in_turn(unchanged, runs), unchanged[0].name, unchanged[1].name,
+           "at most 0.25 s, inputs checked")  # fmt: skip

@@ -1,0 +1,90 @@
+"""What runs again after a change, and what must not: one changed input at a time, on a copy of the quick recipe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.system.command import ROOT, Built, build, disk_image
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.network, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture
+def recipe(quick: Built, tmp_path: Path) -> Path:
+    """A copy of the quick recipe, with one file in its root and one in its initramfs, under the locks `quick` was built with."""
+    folder = tmp_path / "quick"
+    shutil.copytree(ROOT / "recipes" / "quick", folder)
+    shutil.copy(quick.lock, folder / "lock.json")
+    (folder / "in-root").write_text("one\n")
+    (folder / "in-initramfs").write_text("one\n")
+    with (folder / "recipe.toml").open("a") as toml:
+        toml.write('\n[[files]]\npath = "/etc/changed-by-the-test"\nsource = "in-root"\n')
+        toml.write('\n[[initramfs.files]]\npath = "/etc/changed-by-the-test"\nsource = "in-initramfs"\n')
+    return folder
+
+
+def _build(recipe: Path, quick: Built, store: Path, tmp_path: Path) -> Built:
+    return build(recipe, tmp_path / "layout", store, "--tools-lock", quick.tools_lock)
+
+
+def test_nothing_changed_runs_nothing(recipe: Path, quick: Built, warm_store: Path, tmp_path: Path) -> None:
+    first = _build(recipe, quick, warm_store, tmp_path)
+    second = _build(recipe, quick, warm_store, tmp_path)
+    assert second.ran == []
+    assert second.manifest_digest == first.manifest_digest
+
+
+def test_a_changed_root_file_runs_only_rootfs_and_what_follows(
+    recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
+) -> None:
+    first = _build(recipe, quick, warm_store, tmp_path)
+    (recipe / "in-root").write_text("two\n")
+    second = _build(recipe, quick, warm_store, tmp_path)
+    assert second.ran == ["rootfs", "composefs", "image"]
+    assert second.manifest_digest != first.manifest_digest
+    assert second.composefs_digest != first.composefs_digest
+
+
+def test_a_changed_initramfs_file_leaves_kernel_rootfs_and_composefs_alone(
+    recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
+) -> None:
+    first = _build(recipe, quick, warm_store, tmp_path)
+    (recipe / "in-initramfs").write_text("two\n")
+    second = _build(recipe, quick, warm_store, tmp_path)
+    assert second.ran == ["initramfs", "image"]
+    assert second.composefs_digest == first.composefs_digest
+    assert second.manifest_digest != first.manifest_digest
+
+
+def test_explain_names_the_file_that_changed(recipe: Path, quick: Built, warm_store: Path, tmp_path: Path) -> None:
+    _build(recipe, quick, warm_store, tmp_path)
+    (recipe / "in-initramfs").write_text("three\n")
+    told = disk_image("explain", recipe, "--store", warm_store, "--tools-lock", quick.tools_lock)
+    assert told.returncode == 0, told.stderr
+    lines = [line for line in told.stdout.splitlines() if line.startswith("initramfs")]
+    assert len(lines) == 1, told.stdout
+    assert "file-0000" in lines[0]
+    assert "changed from" in lines[0]
+
+
+def test_another_tools_lock_that_yields_the_same_bytes_gives_the_same_image(
+    recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
+) -> None:
+    """A package that no stage of the image uses joins a tools set: other tools tree, other keys, equal output."""
+    import json
+
+    first = _build(recipe, quick, warm_store, tmp_path)
+    lock = json.loads(quick.tools_lock.read_text())
+    only_kernel = next(p for p in lock["packages"] if p["name"] == "bc" and "image" not in p["sets"])
+    only_kernel["sets"] = sorted({*only_kernel["sets"], "image"})
+    other = tmp_path / "tools.lock"
+    other.write_text(json.dumps(lock))
+    second = build(recipe, tmp_path / "layout", warm_store, "--tools-lock", other)
+    assert "tools-image" in second.ran
+    assert "rootfs" in second.ran
+    assert second.manifest_digest == first.manifest_digest
+    # Equal output stops the work: packages has a tools set of its own and did not run.
+    assert "packages" not in second.ran
