@@ -97,7 +97,7 @@ def _tools(name: str, tools: Lock) -> tuple[Stage, Stage]:
     mirror = _mirror(f"mirror-tools-{name}", tools.of_set(name))
     unpack = Stage(
         name=f"tools-{name}",
-        program=_program("tools", "deb", "canonical_tar"),
+        program=_program("tools", "deb", "canonical_tar", "tree"),
         source_date_epoch=TOOLS_EPOCH,
         inputs={"repository": StageOutput(mirror.name, "repository")},
         outputs=(Output("tree"),),
@@ -161,7 +161,7 @@ def _rootfs(recipe: Recipe) -> Stage:
         files.append(entry)
     return Stage(
         name="rootfs",
-        program=_program("rootfs", "canonical_tar"),
+        program=_program("rootfs", "canonical_tar", "tree"),
         source_date_epoch=recipe.source_date_epoch,
         tools=StageOutput("tools-image", "tree"),
         inputs=inputs,
