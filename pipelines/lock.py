@@ -49,15 +49,18 @@ class Lock(BaseModel):
         """Every set name, sorted."""
         return tuple(sorted({name for file in (*self.packages, *self.sources) for name in file.sets}))
 
-    def to_bytes(self) -> bytes:
-        """The file's one form: sorted by name, version, arch; two spaces; a final newline."""
-        ordered = self.model_copy(
+    def ordered(self) -> Lock:
+        """The same lock, sorted by name, version, arch."""
+        return self.model_copy(
             update={
                 "packages": tuple(sorted(self.packages, key=_order)),
                 "sources": tuple(sorted(self.sources, key=_order)),
             }
         )
-        return (json.dumps(ordered.model_dump(mode="json", by_alias=True), indent=2) + "\n").encode()
+
+    def to_bytes(self) -> bytes:
+        """The file's one form: ordered; two spaces; a final newline."""
+        return (json.dumps(self.ordered().model_dump(mode="json", by_alias=True), indent=2) + "\n").encode()
 
 
 def _order(file: LockedFile) -> tuple[str, str, str]:
@@ -76,5 +79,6 @@ def load_lock(path: Path) -> Lock:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RecipeError(
-            f"{path}: {where or 'lock'}: {first['msg']} (found {str(first['input'])[:80]!r})", f"disk-image lock {path.parent}"
+            f"{path}: {where or 'lock'}: {first['msg']} (found {str(first['input'])[:80]!r})",
+            f"disk-image lock {path.parent}",
         ) from None

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import platform
+from collections.abc import Hashable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from pipelines.errors import RecipeError
+from pipelines.toml_model import Loc, broken, load, nearest, read_text
 
 PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
-UnitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@\\-]+\.(service|socket|target|timer|mount|path|slice)$")]
+UnitName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9:_.@\\-]+\.(service|socket|target|timer|mount|path|slice)$")
+]
 UserName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 Mode = Annotated[str, Field(pattern=r"^[0-7]{4}$")]
 
@@ -17,13 +25,20 @@ BUILT_VARIANTS = ("kernel-initrd-composefs-oci",)
 
 
 def _inside(value: str) -> str:
+    _printable(value)
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError("must be a path below the recipe's folder, without '..'")
     return value
 
 
+def _printable(value: str) -> None:
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in value):
+        raise ValueError("must hold no control characters")
+
+
 def _absolute(value: str) -> str:
+    _printable(value)
     path = PurePosixPath(value)
     if not path.is_absolute() or ".." in path.parts or str(path) != value or value == "/":
         raise ValueError("must be a normalised absolute path in the image, without '..'")
@@ -43,7 +58,7 @@ class File(_Model):
 
     path: ImagePath
     source: RecipePath | None = None
-    symlink: str | None = None
+    symlink: Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")] | None = None
     mode: Mode = "0644"
     user: UserName = "root"
     group: UserName = "root"
@@ -90,6 +105,25 @@ class PackagedKernel(_Model):
     modules: tuple[str, ...] = ()
 
 
+def _kernel_tag(value: Any) -> str | None:
+    """Which kernel is meant: the one whose key is there. With both or neither the choice itself is the error."""
+    if isinstance(value, (SourceKernel, PackagedKernel)):
+        return f"<{type(value).__name__}>"
+    if not isinstance(value, dict) or ("source" in value) == ("package" in value):
+        return None
+    return "<SourceKernel>" if "source" in value else "<PackagedKernel>"
+
+
+Kernel = Annotated[
+    Annotated[SourceKernel, Tag("<SourceKernel>")] | Annotated[PackagedKernel, Tag("<PackagedKernel>")],
+    Discriminator(
+        _kernel_tag,
+        custom_error_type="kernel_choice",
+        custom_error_message="give a table with either source (and fragments) or package",
+    ),
+]
+
+
 class InitramfsFile(_Model):
     """A file added to the initramfs (firmware, keys)."""
 
@@ -115,7 +149,7 @@ class Recipe(_Model):
     packages: Annotated[tuple[PackageName, ...], Field(min_length=1)]
     cmdline: tuple[Annotated[str, Field(pattern=r"^[\x21-\x7e]+$")], ...] = ()
     variants: Annotated[tuple[str, ...], Field(min_length=1)] = BUILT_VARIANTS
-    kernel: SourceKernel | PackagedKernel
+    kernel: Kernel
     initramfs: Initramfs = Initramfs()
     files: tuple[File, ...] = ()
     users: tuple[User, ...] = ()
@@ -123,5 +157,114 @@ class Recipe(_Model):
 
 
 def load_recipe(folder: Path) -> Recipe:
-    """Read `folder`/recipe.toml."""
-    raise NotImplementedError
+    """Read `folder`/recipe.toml. Raises RecipeError naming file, line, field, value and rule.
+
+    The files that the recipe names must be there, below `folder` even when symbolic links are followed, and readable.
+    """
+    path = folder / "recipe.toml"
+    recipe = load(path, Recipe)
+    for loc, what, hint in _problems(recipe, folder):
+        raise broken(path, read_text(path), loc, what, hint)
+    return recipe
+
+
+# What platform.machine() (uname(2)) says for Debian's architectures.
+_DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def host_arch() -> str:
+    """Debian's name for this machine's architecture; the kernel's own name where Debian's is not known here."""
+    return _DEBIAN_ARCH.get(platform.machine(), platform.machine())
+
+
+def check_host_arch(recipe: Recipe) -> None:
+    """Raise RecipeError when the recipe is for another architecture than this machine's: there is no cross-building yet."""
+    if recipe.arch != host_arch():
+        raise RecipeError(
+            f"recipe {recipe.platform_slug}: arch: expected {host_arch()!r}, this machine's, found {recipe.arch!r}",
+            f"build it on an {recipe.arch} machine",
+        )
+
+
+Problem = tuple[Loc, str, str]
+
+
+def _problems(recipe: Recipe, folder: Path) -> Iterator[Problem]:
+    for index, variant in enumerate(recipe.variants):
+        if variant not in VARIANTS:
+            yield ("variants", index), f"unknown variant {variant!r}", nearest(variant, VARIANTS)
+        elif variant not in BUILT_VARIANTS:
+            yield (
+                ("variants", index),
+                f"variant {variant!r} is not built yet",
+                f"built are: {', '.join(BUILT_VARIANTS)}",
+            )
+    for index, word in enumerate(recipe.cmdline):
+        if word.split("=")[0] == "composefs":
+            yield (
+                ("cmdline", index),
+                f"{word!r} is the build's own word",
+                "drop it: the build adds the image's digest",
+            )
+    yield from _repeated(recipe)
+    for loc, source in _named_files(recipe):
+        if problem := _unusable(folder, source):
+            yield loc, f"{source!r} {problem}", "name a readable file below the recipe's folder"
+
+
+def _repeated(recipe: Recipe) -> Iterator[Problem]:
+    lists: list[tuple[Loc, list[tuple[Loc, Hashable]]]] = [
+        (("packages",), [((index,), name) for index, name in enumerate(recipe.packages)]),
+        (("variants",), [((index,), name) for index, name in enumerate(recipe.variants)]),
+        (("files",), [((index, "path"), file.path) for index, file in enumerate(recipe.files)]),
+        (
+            ("initramfs", "files"),
+            [((index, "path"), file.path) for index, file in enumerate(recipe.initramfs.files)],
+        ),
+        (("users",), [((index, "name"), user.name) for index, user in enumerate(recipe.users)]),
+        (("users",), [((index, "uid"), user.uid) for index, user in enumerate(recipe.users)]),
+        (("kernel", "modules"), [((index,), name) for index, name in enumerate(recipe.kernel.modules)]),
+        (
+            ("units",),
+            [
+                ((state, index), unit)
+                for state in ("enable", "disable", "mask")
+                for index, unit in enumerate(getattr(recipe.units, state))
+            ],
+        ),
+    ]
+    if isinstance(recipe.kernel, SourceKernel):
+        for name in ("fragments", "patches"):
+            lists.append(
+                (("kernel", name), [((i,), path) for i, path in enumerate(getattr(recipe.kernel, name))])
+            )
+    for prefix, values in lists:
+        seen: set[Hashable] = set()
+        for loc, value in values:
+            if value in seen:
+                yield (*prefix, *loc), f"{value!r} is there twice", "drop one of them"
+            seen.add(value)
+
+
+def _named_files(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
+    for index, file in enumerate(recipe.files):
+        if file.source is not None:
+            yield ("files", index, "source"), file.source
+    for index, added in enumerate(recipe.initramfs.files):
+        yield ("initramfs", "files", index, "source"), added.source
+    if isinstance(recipe.kernel, SourceKernel):
+        yield from (
+            (("kernel", "fragments", index), path) for index, path in enumerate(recipe.kernel.fragments)
+        )
+        yield from ((("kernel", "patches", index), path) for index, path in enumerate(recipe.kernel.patches))
+
+
+def _unusable(folder: Path, source: str) -> str | None:
+    path = (folder / source).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return f"leads to {path}, outside the recipe's folder"
+    if not path.exists():
+        return "does not exist"
+    if not path.is_file():
+        return "is not a regular file"
+    return None if os.access(path, os.R_OK) else "is not readable"

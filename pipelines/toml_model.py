@@ -1,0 +1,187 @@
+"""TOML into a pydantic model, with errors that name file, line, field, value, rule and the nearest valid name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipelines.errors import RecipeError
+
+MAXIMUM_BYTES = 256 * 1024
+
+Loc = tuple[int | str, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_text(path: Path) -> str:
+    """The file's text. Raises RecipeError when it is missing, unreadable, over 256 KiB or not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAXIMUM_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: {error.strerror}", "name a folder that holds a readable recipe.toml"
+        ) from None
+    if len(data) > MAXIMUM_BYTES:
+        raise RecipeError(
+            f"{path}: more than {MAXIMUM_BYTES} bytes", "put content into files beside the recipe"
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8",
+            "save the file as UTF-8 (TOML allows nothing else)",
+        ) from None
+
+
+def load(path: Path, model: type[Model]) -> Model:
+    """Read `path` as a `model`. Raises RecipeError for the first rule that is broken."""
+    text = read_text(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not TOML: {error}", "correct that line") from None
+    try:
+        return model.model_validate(_tuples(data))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        what, hint = _explained(problems[0], model)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise broken(path, text, _path(problems[0]["loc"]), what + more, hint) from None
+
+
+def broken(path: Path, text: str, loc: Loc, what: str, hint: str) -> RecipeError:
+    """The error for the field at `loc`: `file:line: field: what`."""
+    return RecipeError(f"{path}:{line_of(text, loc)}: {_dotted(loc)}: {what}", hint)
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """A hint that names the valid name nearest to `name`, or all of them when none is near."""
+    close = get_close_matches(name, valid, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"valid names: {', '.join(valid)}"
+
+
+def line_of(text: str, loc: Loc) -> int:
+    """The line, from 1, on which the value at `loc` starts; where it does not exist, the line of what would hold it.
+
+    The TOML parser itself is the judge: the value starts after the longest run of whole lines that doesn't have it.
+    """
+    lines = text.splitlines()
+    while loc and not _holds(_parsed(lines, len(lines)), loc):
+        loc = loc[:-1]
+    if not loc:
+        return 1
+    low, high = 0, len(lines)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _holds(_parsed(lines, middle), loc):
+            high = middle
+        else:
+            low = middle
+    while low and _data(lines, low) is None:
+        low -= 1
+    return next(
+        number for number in range(low + 1, high + 1) if number == high or _says_something(lines[number - 1])
+    )
+
+
+def _says_something(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def _parsed(lines: Sequence[str], count: int) -> Any:
+    """What the first `count` lines say, or fewer where they end inside a value."""
+    while (data := _data(lines, count)) is None:
+        count -= 1
+    return data
+
+
+def _data(lines: Sequence[str], count: int) -> Any:
+    """None when the first `count` lines are no TOML, not even with their last array closed."""
+    text = "\n".join(lines[:count])
+    for end in ("", "\n]"):
+        try:
+            return tomllib.loads(text + end)
+        except tomllib.TOMLDecodeError:
+            continue
+    return None
+
+
+def _holds(data: Any, loc: Loc) -> bool:
+    for part in loc:
+        if isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        elif isinstance(data, dict) and part in data:
+            data = data[part]
+        else:
+            return False
+    return True
+
+
+def _tuples(value: Any) -> Any:
+    """Arrays as tuples, which the models' strictness asks for."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _path(loc: Loc) -> Loc:
+    """A place in the file: without the tags that say which model of a choice was meant, which start with '<'."""
+    return tuple(part for part in loc if not str(part).startswith("<"))
+
+
+def _dotted(loc: Loc) -> str:
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".") or "recipe"
+
+
+def _explained(problem: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
+    kind, found = problem["type"], repr(problem["input"])
+    found = found if len(found) <= 80 else found[:77] + "..."
+    if kind == "extra_forbidden":
+        key = str(problem["loc"][-1])
+        return "unknown key", nearest(key, sorted(_model_at(model, problem["loc"][:-1]).model_fields))
+    if kind == "missing":
+        return "required, and not there", "add it"
+    if kind == "literal_error":
+        expected = str(problem["ctx"]["expected"])
+        valid = expected.replace(" or ", ", ").replace("'", "").split(", ")
+        return f"expected {expected}, found {found}", nearest(str(problem["input"]), valid)
+    rule = problem["msg"].removeprefix("Value error, ")
+    return f"{rule}, found {found}", "change the value so that it keeps the rule"
+
+
+def _model_at(model: Any, loc: Loc) -> type[BaseModel]:
+    """The model that describes the table at `loc`."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        if part.startswith("<"):
+            model = next(one for one in _models(model) if one.__name__ == part.strip("<>"))
+        else:
+            model = _one(model).model_fields[part].annotation
+    return _one(model)
+
+
+def _one(annotation: Any) -> type[BaseModel]:
+    return (
+        annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        else _models(annotation)[0]
+    )
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
