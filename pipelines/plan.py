@@ -134,7 +134,7 @@ def _kernel(recipe: Recipe) -> Stage:
 def _packages(recipe: Recipe, lock: Lock) -> Stage:
     return Stage(
         name="packages",
-        program=_program("packages", "canonical_tar"),
+        program=_program("packages", "deb", "canonical_tar"),
         source_date_epoch=recipe.source_date_epoch,
         tools=StageOutput("tools-packages", "tree"),
         inputs={"repository": StageOutput("mirror-root", "repository")},

@@ -10,6 +10,7 @@ matters, security.capability (capabilities(7)).
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import stat
@@ -148,10 +149,16 @@ def read(path: Path) -> Iterator[tuple[Entry, int]]:
 
 
 def pack(
-    folder: Path, output: Path, clamp: int, *, exclude: Callable[[str], bool] = lambda path: False
+    folder: Path,
+    output: Path,
+    clamp: int,
+    *,
+    exclude: Callable[[str], bool] = lambda path: False,
+    made_since: float = math.inf,
 ) -> None:
     """Write the tree at `folder` to `output`. `exclude` is asked once a path; an excluded directory is not
-    entered.
+    entered. What was last changed at `made_since` (seconds of the epoch) or later gets the time `clamp`,
+    so that the clock leaves no trace even where it is behind `clamp`.
 
     Raises Failure for a device node, socket or fifo that is not excluded.
     """
@@ -160,13 +167,9 @@ def pack(
         for path in sorted(_walk(folder, exclude), key=os.fsencode):
             full = os.path.join(folder, path)
             info = os.lstat(full)
+            mtime = clamp if info.st_mtime >= made_since else int(info.st_mtime)
             entry = Entry(
-                path,
-                _kind(path, info),
-                stat.S_IMODE(info.st_mode),
-                info.st_uid,
-                info.st_gid,
-                int(info.st_mtime),
+                path, _kind(path, info), stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, mtime
             )
             if entry.kind is Kind.SYMLINK:
                 # Linux gives every link 0777; other modes on disk come from elsewhere and mean nothing.

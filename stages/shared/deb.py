@@ -67,6 +67,33 @@ def data(path: Path) -> Iterator[tarfile.TarFile]:
         yield archive
 
 
+def store(path: Path, output: Path) -> None:
+    """Write the same package with its members stored, not compressed: dpkg then never waits for xz."""
+    with path.open("rb") as file, output.open("wb") as stored:
+        stored.write(_MAGIC)
+        _append(stored, "debian-binary", _find(file, path, "debian-binary")[1])
+        for wanted in ("control.tar", "data.tar"):
+            name, member = _find(file, path, wanted)
+            try:
+                with _decompressed(member, name, path) as content:
+                    _append(stored, wanted, content)
+            except _BROKEN as error:
+                raise _broken(path, f"{name}: {error}") from error
+
+
+def _append(archive: BinaryIO, name: str, content: BinaryIO | _Slice) -> None:
+    start = archive.tell()
+    archive.seek(_HEADER, io.SEEK_CUR)
+    length = 0
+    while chunk := content.read(_CHUNK):
+        archive.write(chunk)
+        length += len(chunk)
+    archive.write(b"\n" * (length % 2))
+    archive.seek(start)
+    archive.write(f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{length:<10}`\n".encode())
+    archive.seek(0, io.SEEK_END)
+
+
 @contextmanager
 def _tar(path: Path, wanted: str) -> Iterator[tarfile.TarFile]:
     with path.open("rb") as file:
@@ -96,6 +123,7 @@ def _decompressed(member: _Slice, name: str, path: Path) -> BinaryIO:
 def _find(file: BinaryIO, path: Path, wanted: str) -> tuple[str, _Slice]:
     """The ar member called `wanted` or `wanted`.<compression>."""
     size = path.stat().st_size
+    file.seek(0)
     magic = file.read(len(_MAGIC))
     if magic != _MAGIC:
         raise _broken(path, f"expected an ar archive ({_MAGIC!r}), found {magic!r}")

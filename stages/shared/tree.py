@@ -68,7 +68,7 @@ class Tree:
         return tree
 
     def put(self, path: str, node: Node) -> None:
-        """Put `node` at `path`, in place of what is there. `path` must be where it really is: see `place`."""
+        """Put `node` at `path`, in place of what is there. `path` must be a real one: see `place`."""
         missing = []
         parent = path.rpartition("/")[0]
         while parent and parent not in self.nodes:

@@ -1,0 +1,1 @@
+"""The packages stage: the locked packages, installed with their maintainer scripts."""
