@@ -53,6 +53,15 @@ def _store(parser: _Parser) -> None:
     )
 
 
+def _locks(parser: _Parser) -> None:
+    parser.add_argument("--lock", type=Path, metavar="FILE", help="the recipe's lock (else lock.json beside it)")
+    _tools_lock(parser)
+
+
+def _tools_lock(parser: _Parser) -> None:
+    parser.add_argument("--tools-lock", type=Path, metavar="FILE", help="the tools' lock (else stages/tools.lock)")
+
+
 def _archive(parser: _Parser) -> None:
     parser.add_argument(
         "--archive",
@@ -97,7 +106,9 @@ def parser() -> _Parser:
     build.add_argument(
         "--relock", action="store_true", help="lock beside the output when the committed lock can't be served any more"
     )
+    build.add_argument("--target", metavar="STAGE", help="stop after this stage (else image)")
     build.add_argument("--only", metavar="STAGE", help="run this stage anew, and what it needs; show its whole log")
+    _locks(build)
     _building(build)
 
     explain = _verb(
@@ -107,6 +118,7 @@ def parser() -> _Parser:
         "disk-image explain recipes/debian-minimal",
     )
     _recipe(explain)
+    _locks(explain)
     _store(explain)
 
     boot = _verb(
@@ -114,6 +126,7 @@ def parser() -> _Parser:
     )
     boot.add_argument("layout", type=Path, metavar="LAYOUT", help="an OCI layout that build wrote")
     boot.add_argument("--console", type=Path, metavar="FILE", help="keep the guest's serial console here")
+    _tools_lock(boot)
     _building(boot)
 
     doctor = _verb(verbs, "doctor", "check what this machine has and lacks", "disk-image doctor")
