@@ -4,7 +4,7 @@ OUTPUT ?= out/$(notdir $(RECIPE))
 PYTEST ?= .venv/bin/python -m pytest
 disk-image = .venv/bin/disk-image
 
-.PHONY: help run test check unit setup bench
+.PHONY: help run test check unit setup bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -23,6 +23,9 @@ check: setup ## linters and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+docs: setup ## the reference pages, from the code
+	.venv/bin/python scripts/reference.py
 
 bench: setup ## side by side with mkosi (MKOSI=path to a checkout) and mkcomposefs
 	.venv/bin/python -m bench

@@ -1,0 +1,39 @@
+"""The reference pages are what the code says, and the commands in the documentation exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import parser
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+
+
+def test_reference_pages_are_generated_from_this_code() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for page, render in module.PAGES.items():
+        assert (ROOT / "docs" / "reference" / page).read_text() == render(), f"{page}: run make docs"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_shown_is_one_the_parser_takes(page: str) -> None:
+    for block in re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(), re.S):
+        for line in re.findall(r"^\$ (?:\.venv/bin/)?disk-image (.*)$", block, re.M):
+            words = shlex.split(line, comments=True)
+            parser().parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_to_a_file_leads_to_one(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"
