@@ -1,7 +1,8 @@
-"""The host's apt as a resolver, with a state of its own: nothing of the host's configuration, sources or packages takes part.
+"""The host's apt as a resolver: the host's own settings, sources and packages take no part.
 
-Works without root. Indexes are fetched anew into a private folder, so there is no older index to fall back to, and any
-warning of apt's is an error: an index counts when its signature, its date and its digests hold, or not at all.
+Works without root. Indexes are fetched anew into a private folder, so there is no older index to fall back
+to, and any warning of apt's is an error: an index counts when its signature, its date and its digests hold,
+or not at all.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ Acquire::Retries "3";
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One suite of one archive. With `packages` nothing but those is taken from it; `expired` accepts a passed Valid-Until."""
+    """One suite of one archive: only its `packages`, if given; past its Valid-Until, if `expired`."""
 
     root: str
     suite: str
@@ -82,6 +83,7 @@ class Apt:
     def __init__(self, folder: Path, sources: Sequence[Source], arch: str, keyring: Path) -> None:
         self.folder = folder
         self.sources = tuple(sources)
+        self.keyring = keyring
         self._stanzas: dict[str, list[Stanza]] | None = None
         for name in (
             "state/lists/partial",
@@ -102,15 +104,15 @@ class Apt:
 
     def update(self) -> None:
         """Fetch and verify the indexes. Raises ArchiveError for anything that apt even warns of."""
-        done = self._run("apt-get", "update", check=False)
+        done = self._run("apt-get", "update")
         complaints = [line for line in done.stderr.splitlines() if line[:2] in ("W:", "E:")]
         if done.returncode or complaints:
             what = redacted("; ".join(complaints) or done.stderr[-400:])
             raise ArchiveError(f"apt-get update: {what}", _update_hint(what))
 
     def install(self, names: Collection[str]) -> list[tuple[str, str, str]]:
-        """What installing `names` into an empty system brings in: (name, version, architecture), without recommends."""
-        done = self._run("apt-get", "install", "--simulate", "--", *sorted(names), check=False)
+        """(name, version, architecture) of all that installing `names` into an empty system brings in."""
+        done = self._run("apt-get", "install", "--simulate", "--", *sorted(names))
         if done.returncode:
             lines = [
                 line
@@ -148,7 +150,7 @@ class Apt:
             if text.strip():
                 yield Stanza(dict(_fields(text)))
 
-    def _run(self, *argv: str, check: bool) -> subprocess.CompletedProcess[str]:
+    def _run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
         environment |= {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -157,7 +159,7 @@ class Apt:
         }
         try:
             return subprocess.run(
-                argv, env=environment, check=check, capture_output=True, text=True, stdin=subprocess.DEVNULL
+                argv, env=environment, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
             )
         except FileNotFoundError:
             raise ArchiveError(
@@ -180,7 +182,7 @@ def _source(source: Source, keyring: Path) -> str:
 
 
 def _pins(sources: Sequence[Source]) -> Iterator[str]:
-    """apt_preferences(5): a negative priority never installs, and the first record that names a package wins over `*`."""
+    """A negative priority never installs; a named package wins over `*` (apt_preferences(5))."""
     for source in sources:
         if source.packages:
             yield f"Package: {' '.join(source.packages)}\nPin: release n={source.suite}\nPin-Priority: 990\n"
@@ -196,7 +198,10 @@ def _fields(stanza: str) -> Iterator[tuple[str, str]]:
 
 def _update_hint(what: str) -> str:
     if "expired" in what:
-        return "the archive's index is out of date: use an archive that is kept current, or check this machine's clock"
+        return (
+            "use an archive that is kept current, or set this machine's clock right; "
+            "for an extra suite of the tools that is known to stand still: --accept-expired SUITE"
+        )
     if re.search(r"sign|NO_PUBKEY|verif", what):
-        return "use an archive signed with Debian's keys; if this one should be, its index was changed on the way"
+        return "use an archive signed with Debian's keys; if this one is, its index was changed on the way"
     return "check the network and the archive, then run it again"

@@ -1,11 +1,13 @@
 """Where packages come from: the roots of Debian archives, and the keys that may sign for them.
 
-A root is what stands before `dists/` and `pool/`: a URL without a trailing slash, or an absolute folder. Roots are transport: they
-stand in no recipe, lock or key, and what they serve is believed for its signature alone.
+A root is what stands before `dists/` and `pool/`: a URL without a trailing slash, or an absolute folder.
+Roots are transport: they stand in no recipe, lock or key, and what they serve is believed for its signature
+alone.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,8 @@ from pipelines.errors import ArchiveError, UsageError
 
 VARIABLE = "DISK_IMAGE_ARCHIVE"
 KEYRING = Path(__file__).parent / "keyring" / "debian-archive-trixie.gpg"
-# Of Debian's keys, those that sign trixie, its updates, its security archive and its stable releases, with their signing subkeys.
+# Debian's keys for trixie: the automatic, the security and the stable key, with their signing subkeys. The
+# first signs testing as well.
 PINNED = (
     "04B54C3CDCA79751B16BC6B5225629DF75B188BD",
     "B8E5F13176D2A7A75220028078DBA3BC47EF2265",
@@ -28,12 +31,13 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 _TIMEOUT_SECONDS = 30
 
 
-def archive_roots(
-    given: Sequence[str], environment: Mapping[str, str], apt_folder: Path = Path("/etc/apt")
+def archives(
+    given: Sequence[str], environment: Mapping[str, str] = os.environ, apt_folder: Path = Path("/etc/apt")
 ) -> tuple[str, ...]:
-    """The roots to use, in the order to try: `given`, else DISK_IMAGE_ARCHIVE, else Debian's among the host's apt sources.
+    """Roots in the order to try: `given`, else DISK_IMAGE_ARCHIVE, else Debian's among the apt sources.
 
-    Raises UsageError for a root that is neither a folder nor an http(s) URL, ArchiveError when there is none at all.
+    Raises UsageError for a root that is neither a folder nor an http(s) URL, ArchiveError when there is none
+    at all.
     """
     if given:
         return _unique(_root(value, "--archive") for value in given)
@@ -67,15 +71,15 @@ def keyring(path: Path = KEYRING, pinned: Sequence[str] = PINNED) -> Path:
         strange = sorted(set(found) - set(pinned)) or ["none"]
         missing = sorted(set(pinned) - set(found)) or ["none"]
         raise ArchiveError(
-            f"{path}: expected the {len(pinned)} pinned keys, found {len(found)}: unknown {', '.join(strange)};"
-            f" missing {', '.join(missing)}",
+            f"{path}: expected the {len(pinned)} pinned keys, found {len(found)}:"
+            f" unknown {', '.join(strange)}; missing {', '.join(missing)}",
             f"restore it: git checkout -- {path}",
         )
     return path
 
 
 def serving(roots: Sequence[str], suites: Sequence[str]) -> dict[str, str]:
-    """For each suite the first root that has it. Raises ArchiveError naming what each root answered when none has."""
+    """For each suite the first root that has it. Raises ArchiveError when none has, or can't be asked."""
     chosen: dict[str, str] = {}
     for suite in suites:
         answers: list[str] = []
@@ -94,7 +98,7 @@ def serving(roots: Sequence[str], suites: Sequence[str]) -> dict[str, str]:
 
 
 def _lacks(root: str, suite: str) -> str | None:
-    """Why `root` does not serve `suite`, or None when it does. A root that can't be reached at all raises."""
+    """Why `root` does not serve `suite`, or None when it does. Raises when it can't be reached at all."""
     name = f"dists/{suite}/InRelease"
     if root.startswith("/"):
         return None if (Path(root) / name).is_file() else "no such file"
@@ -149,7 +153,8 @@ def _root(value: str, origin: str) -> str:
 def host_roots(apt_folder: Path) -> Iterator[str]:
     """Roots of the enabled Debian sources below `apt_folder`, in apt's order (sources.list(5)).
 
-    Debian's are those of type deb with the component main, a suite named as Debian names its suites, and no key of somebody else.
+    Debian's are those of type deb with the component main, a suite named as Debian names its own, and no key
+    of somebody else.
     """
     parts = apt_folder / "sources.list.d"
     listed = sorted(parts.iterdir()) if parts.is_dir() else []

@@ -1,6 +1,7 @@
 """The lock: every package and source a recipe (or the tools) stands on, by content.
 
-A lock names files, never places: no URL, no index digest, no date. `pool_path` is the path below an archive's root.
+A lock names files, never places: no URL, no index digest, no date. `pool_path` is the path below an
+archive's root.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SCHEMA = 1
 
 
 class LockedFile(BaseModel):
-    """One file of the archive. `sets` are the package sets that use it (root, kernel, initramfs; or a tools set)."""
+    """One file of the archive. `sets` are the sets that use it: root, kernel, initramfs, or tools sets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +32,7 @@ class LockedFile(BaseModel):
 
 
 class Lock(BaseModel):
-    """`packages` are binary packages to install or unpack; `sources` hold source code that a stage builds."""
+    """`packages` are to be installed or unpacked; `sources` hold source code that a stage builds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

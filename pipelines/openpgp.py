@@ -1,6 +1,7 @@
-"""Reads OpenPGP packets (RFC 9580), as far as naming keys goes: fingerprints of a keyring, issuers of a signature.
+"""OpenPGP packets (RFC 9580) as far as naming keys goes: a keyring's fingerprints, a signature's issuers.
 
-Nothing is verified here; apt verifies. This says which keys a keyring file really holds and which keys signed.
+Nothing is verified here; apt verifies. This says which keys a keyring file really holds and which keys
+signed.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _number(data: bytes, at: int, octets: int) -> tuple[int, int]:
 
 
 def fingerprints(keyring: bytes) -> tuple[str, ...]:
-    """The version 4 fingerprint of every key and subkey, in order, as 40 upper-case hex digits (RFC 9580, 5.5.4.2)."""
+    """The version 4 fingerprint of every key and subkey as 40 upper-case hex digits (RFC 9580, 5.5.4.2)."""
     found: list[str] = []
     for tag, body in packets(keyring):
         if tag not in (PUBLIC_KEY, PUBLIC_SUBKEY):
@@ -78,7 +79,7 @@ def fingerprints(keyring: bytes) -> tuple[str, ...]:
 
 
 def issuers(clearsigned: bytes) -> tuple[str, ...]:
-    """Fingerprints that the signatures at the end of a cleartext-signed message name as their issuers, in order."""
+    """The issuers' fingerprints that the signatures below a cleartext-signed message name, in order."""
     found: list[str] = []
     for armored in _ARMOR.findall(clearsigned):
         for tag, body in packets(_dearmor(armored)):
@@ -116,7 +117,7 @@ def _subpacket_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _dearmor(block: bytes) -> bytes:
-    """The bytes of an armor's inside: headers end at the first empty line; the optional CRC line starts with '='."""
+    """What an armor holds: headers end at the first empty line; the optional CRC line starts with '='."""
     _, found, encoded = block.replace(b"\r\n", b"\n").partition(b"\n\n")
     if not found:
         encoded = block.lstrip(b"\n")

@@ -71,7 +71,7 @@ class File(_Model):
 
 
 class User(_Model):
-    """A user (and its group of the same name and number) added to the root; locked unless a key file lets it in."""
+    """A user, and its group of the same name and number, added to the root; it has no password."""
 
     name: UserName
     uid: Annotated[int, Field(ge=1000, le=59999)]
@@ -90,7 +90,7 @@ class Units(_Model):
 
 
 class SourceKernel(_Model):
-    """A kernel built from the locked source package, configured from the architecture's tiny base plus fragments."""
+    """A kernel built from the locked source, configured from the architecture's tiny base plus fragments."""
 
     source: PackageName
     fragments: Annotated[tuple[RecipePath, ...], Field(min_length=1)]
@@ -106,7 +106,7 @@ class PackagedKernel(_Model):
 
 
 def _kernel_tag(value: Any) -> str | None:
-    """Which kernel is meant: the one whose key is there. With both or neither the choice itself is the error."""
+    """Which kernel is meant: the one whose key is there. With both or neither the choice is the error."""
     if isinstance(value, (SourceKernel, PackagedKernel)):
         return f"<{type(value).__name__}>"
     if not isinstance(value, dict) or ("source" in value) == ("package" in value):
@@ -159,7 +159,8 @@ class Recipe(_Model):
 def load_recipe(folder: Path) -> Recipe:
     """Read `folder`/recipe.toml. Raises RecipeError naming file, line, field, value and rule.
 
-    The files that the recipe names must be there, below `folder` even when symbolic links are followed, and readable.
+    The files that the recipe names must be there, below `folder` even when symbolic links are followed, and
+    readable.
     """
     path = folder / "recipe.toml"
     recipe = load(path, Recipe)
@@ -173,15 +174,15 @@ _DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def host_arch() -> str:
-    """Debian's name for this machine's architecture; the kernel's own name where Debian's is not known here."""
+    """Debian's name for this machine's architecture; the kernel's own where Debian's is not known here."""
     return _DEBIAN_ARCH.get(platform.machine(), platform.machine())
 
 
 def check_host_arch(recipe: Recipe) -> None:
-    """Raise RecipeError when the recipe is for another architecture than this machine's: there is no cross-building yet."""
+    """Raise RecipeError unless the recipe is for this machine's architecture: nothing is cross-built yet."""
     if recipe.arch != host_arch():
         raise RecipeError(
-            f"recipe {recipe.platform_slug}: arch: expected {host_arch()!r}, this machine's, found {recipe.arch!r}",
+            f"{recipe.platform_slug}: arch: expected {host_arch()!r}, as this machine is, found {recipe.arch!r}",
             f"build it on an {recipe.arch} machine",
         )
 
@@ -213,37 +214,37 @@ def _problems(recipe: Recipe, folder: Path) -> Iterator[Problem]:
 
 
 def _repeated(recipe: Recipe) -> Iterator[Problem]:
-    lists: list[tuple[Loc, list[tuple[Loc, Hashable]]]] = [
-        (("packages",), [((index,), name) for index, name in enumerate(recipe.packages)]),
-        (("variants",), [((index,), name) for index, name in enumerate(recipe.variants)]),
-        (("files",), [((index, "path"), file.path) for index, file in enumerate(recipe.files)]),
-        (
-            ("initramfs", "files"),
-            [((index, "path"), file.path) for index, file in enumerate(recipe.initramfs.files)],
-        ),
-        (("users",), [((index, "name"), user.name) for index, user in enumerate(recipe.users)]),
-        (("users",), [((index, "uid"), user.uid) for index, user in enumerate(recipe.users)]),
-        (("kernel", "modules"), [((index,), name) for index, name in enumerate(recipe.kernel.modules)]),
-        (
-            ("units",),
-            [
-                ((state, index), unit)
-                for state in ("enable", "disable", "mask")
-                for index, unit in enumerate(getattr(recipe.units, state))
-            ],
-        ),
-    ]
-    if isinstance(recipe.kernel, SourceKernel):
-        for name in ("fragments", "patches"):
-            lists.append(
-                (("kernel", name), [((i,), path) for i, path in enumerate(getattr(recipe.kernel, name))])
-            )
-    for prefix, values in lists:
+    for named in _lists(recipe):
         seen: set[Hashable] = set()
-        for loc, value in values:
+        for loc, value in named:
             if value in seen:
-                yield (*prefix, *loc), f"{value!r} is there twice", "drop one of them"
+                yield loc, f"{value!r} is there twice", "drop one of them"
             seen.add(value)
+
+
+def _lists(recipe: Recipe) -> Iterator[list[tuple[Loc, Hashable]]]:
+    """The lists in which no value may come twice, with the place of each value."""
+    yield [(("packages", index), name) for index, name in enumerate(recipe.packages)]
+    yield [(("variants", index), name) for index, name in enumerate(recipe.variants)]
+    yield [(("files", index, "path"), file.path) for index, file in enumerate(recipe.files)]
+    yield [
+        (("initramfs", "files", index, "path"), file.path)
+        for index, file in enumerate(recipe.initramfs.files)
+    ]
+    yield [(("users", index, "name"), user.name) for index, user in enumerate(recipe.users)]
+    yield [(("users", index, "uid"), user.uid) for index, user in enumerate(recipe.users)]
+    for at, user in enumerate(recipe.users):
+        yield [(("users", at, "groups", index), name) for index, name in enumerate(user.groups)]
+    states = {"enable": recipe.units.enable, "disable": recipe.units.disable, "mask": recipe.units.mask}
+    yield [
+        (("units", state, index), unit)
+        for state, units in states.items()
+        for index, unit in enumerate(units)
+    ]
+    yield [(("kernel", "modules", index), name) for index, name in enumerate(recipe.kernel.modules)]
+    if isinstance(recipe.kernel, SourceKernel):
+        yield [(("kernel", "fragments", index), path) for index, path in enumerate(recipe.kernel.fragments)]
+        yield [(("kernel", "patches", index), path) for index, path in enumerate(recipe.kernel.patches)]
 
 
 def _named_files(recipe: Recipe) -> Iterator[tuple[Loc, str]]:

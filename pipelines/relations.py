@@ -1,4 +1,4 @@
-"""Debian package relations and version order (deb-control(5), deb-version(7)), as far as locking needs them."""
+"""Debian's package relations (deb-control(5)) and version order (deb-version(7)), as locks need them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def clauses(field: str) -> tuple[tuple[Relation, ...], ...]:
 
 
 def compare(left: str, right: str) -> int:
-    """Negative, zero or positive as `left` is older than, the same as or newer than `right` (deb-version(7))."""
+    """Negative, zero or positive as `left` is older than, equal to or newer than `right`."""
     epochs, versions = zip(*(_epoch(version) for version in (left, right)), strict=True)
     if epochs[0] != epochs[1]:
         return 1 if epochs[0] > epochs[1] else -1

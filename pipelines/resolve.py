@@ -1,14 +1,13 @@
-"""Locking: which files of the archive a recipe, or the tools, stand on, as apt resolves them against signed indexes."""
+"""Locking: the files that a recipe or the tools stand on, as apt resolves them from signed indexes."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import cmp_to_key
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,38 +15,36 @@ from pydantic import ValidationError
 from pipelines.apt import Apt, Source, Stanza
 from pipelines.archive import keyring, serving
 from pipelines.errors import ArchiveError, RecipeError
-from pipelines.evidence import Evidence, SuiteEvidence
+from pipelines.evidence import Evidence, evidence_of
 from pipelines.lock import SCHEMA, Lock, LockedFile
-from pipelines.openpgp import fingerprints, issuers
 from pipelines.recipe import Recipe, SourceKernel
-from pipelines.relations import clauses
+from pipelines.relations import clauses, compare
+from pipelines.relock import only
 from pipelines.tools import Tools
 
 Identity = tuple[str, str, str]
 
-# What runs the initramfs's init: the interpreter, its library, the C libraries of the modules that init imports.
+# What runs the initramfs's init: the interpreter, its library, and the C libraries of the modules that init
+# imports.
 _INTERPRETER = ("python3-minimal", "libpython3-stdlib")
-# Dependencies that serve installation, interactive use, or modules that init does not import; nothing is followed through them.
+# Dependencies that serve installation, a person at a prompt, or modules that init does not import. Nothing
+# is followed through them.
 _NOT_IN_INITRAMFS = frozenset(
-    {
-        "debconf",
-        "dpkg",
-        "libbz2-1.0",
-        "libdb5.3t64",
-        "liblzma5",
-        "libncursesw6",
-        "libreadline8t64",
-        "libsqlite3-0",
-        "libssl3t64",
-        "libtinfo6",
-        "libuuid1",
-        "media-types",
-        "mime-support",
-        "netbase",
-        "perl-base",
-        "tzdata",
-    }
+    (
+        *("debconf", "dpkg", "perl-base", "media-types", "mime-support", "netbase", "tzdata"),
+        *(
+            "libbz2-1.0",
+            "libdb5.3t64",
+            "liblzma5",
+            "libncursesw6",
+            "libreadline8t64",
+            "libsqlite3-0",
+            "libssl3t64",
+        ),
+        *("libtinfo6", "libuuid1"),
+    )
 )
+_VERSIONED = re.compile(r"\d+([.+-]?(\d+|deb\d+))*")
 
 
 def suites_of(suite: str) -> tuple[str, ...]:
@@ -55,28 +52,35 @@ def suites_of(suite: str) -> tuple[str, ...]:
     return (suite, f"{suite}-updates", f"{suite}-security")
 
 
-def resolve(recipe: Recipe, archives: Sequence[str], *, keys: Path | None = None) -> tuple[Lock, Evidence]:
+def resolve(
+    recipe: Recipe,
+    archives: Sequence[str],
+    *,
+    locked: Lock | None = None,
+    update: Collection[str] = (),
+    keys: Path | None = None,
+) -> tuple[Lock, Evidence]:
     """Lock `recipe` against `archives` (roots, in the order to try).
 
-    Sets: `root` is what an installation of the recipe's packages holds; `kernel` the source or the image package;
-    `initramfs` the packages from which the initramfs takes its interpreter. Raises ArchiveError when an index is not
-    verified or the packages don't resolve, RecipeError for a package that does not exist. `keys` replaces Debian's
-    keyring (for archives of one's own).
+    Sets: `root` is what an installation of the recipe's packages holds; `kernel` the source or the image
+    package; `initramfs` the packages from which the initramfs takes its interpreter. With `update` only
+    those packages, and what they need, differ from `locked`. `keys` replaces Debian's keyring (for an
+    archive of one's own). Raises ArchiveError when an index is not verified or the packages don't resolve,
+    RecipeError for a package that does not exist.
     """
-    sources = _sources(archives, suites_of(recipe.suite))
-    with _indexes(sources, recipe.arch, keys) as apt:
+    with _indexes(_sources(archives, suites_of(recipe.suite)), recipe.arch, keys) as apt:
         wanted = recipe.kernel.source if isinstance(recipe.kernel, SourceKernel) else recipe.kernel.package
         _known(apt, {**dict.fromkeys(recipe.packages, "packages"), wanted: "kernel"})
-        sets = {
-            "root": apt.install({*recipe.packages, *_essential(apt)}),
-            "initramfs": _interpreter(apt),
-        }
-        kernel = _images(apt, wanted)
-        sourced = {"kernel": kernel} if isinstance(recipe.kernel, SourceKernel) else {}
-        if not sourced:
-            sets["kernel"] = kernel
+        asked = {*recipe.packages, *_essential(apt)}
+        sets = {"root": apt.install(asked), "initramfs": _interpreter(apt)}
+        sourced: dict[str, list[Identity]] = {}
+        (sourced if isinstance(recipe.kernel, SourceKernel) else sets)["kernel"] = [_kernel(apt, wanted)]
         lock = _lock(recipe.suite, recipe.arch, _files(apt, sets), _files(apt, sourced))
-        return lock, _evidence(apt, keys)
+        if locked is not None and update:
+            lock = only(
+                update, locked, lock, asked=asked, kernel=wanted, stanza_of=lambda file: _indexed(apt, file)
+            )
+        return lock, evidence_of(apt)
 
 
 def resolve_tools(
@@ -85,119 +89,68 @@ def resolve_tools(
     archives: Sequence[str],
     *,
     expired: Collection[str] = (),
+    locked: Lock | None = None,
+    update: Collection[str] = (),
     keys: Path | None = None,
 ) -> tuple[Lock, Evidence]:
-    """Lock the tools' sets for one architecture.
+    """Lock the tools' sets for one architecture. Otherwise as `resolve`.
 
-    `expired` names extra suites whose index may be past its Valid-Until: for an archive that keeps an old state of a
-    suite that moves on. Its signature must hold all the same, and the evidence says so. Otherwise as `resolve`.
+    `expired` names extra suites whose index may be past its Valid-Until: for an archive that keeps an old
+    state of a suite that moves on. Its signature must hold all the same, and the evidence says so.
     """
-    unknown = set(expired) - {extra.suite for extra in tools.extra}
-    if unknown:
+    if unknown := sorted(set(expired) - {extra.suite for extra in tools.extra}):
         raise RecipeError(
-            f"suite {', '.join(sorted(unknown))}: only extra suites may be expired ({', '.join(e.suite for e in tools.extra)})",
-            "lock against an archive that is kept current",
+            f"--accept-expired: expected an extra suite of the tools, found {', '.join(unknown)}",
+            f"extra suites are: {', '.join(extra.suite for extra in tools.extra) or 'none'}",
         )
-    sources = _sources(archives, suites_of(tools.suite))
-    for extra in tools.extra:
-        (found,) = _sources(archives, (extra.suite,))
-        sources.append(Source(found.root, extra.suite, extra.packages, extra.suite in expired))
-    with _indexes(sources, arch, keys) as apt:
+    with _indexes(_tools_sources(tools, archives, expired), arch, keys) as apt:
         sets: dict[str, list[Identity]] = {}
+        asked: set[str] = set()
         for name, members in sorted(tools.sets.items()):
-            asked = (*tools.base.packages, *members.of(arch))
-            _known(apt, dict.fromkeys(asked, f"sets.{name}"))
-            sets[name] = apt.install(asked)
-        return _lock(tools.suite, arch, _files(apt, sets), ()), _evidence(apt, keys)
-
-
-def _sources(archives: Sequence[str], suites: Sequence[str]) -> list[Source]:
-    return [Source(root, suite) for suite, root in serving(archives, suites).items()]
-
-
-@contextmanager
-def _indexes(sources: Sequence[Source], arch: str, keys: Path | None) -> Iterator[Apt]:
-    with tempfile.TemporaryDirectory(prefix="disk-image-lock-") as folder:
-        apt = Apt(Path(folder), sources, arch, keys or keyring())
-        apt.update()
-        yield apt
-
-
-def _known(apt: Apt, wanted: Mapping[str, str]) -> None:
-    for name, field in wanted.items():
-        if name not in apt.stanzas():
-            near = get_close_matches(name, apt.stanzas(), n=1)
-            nearest = f"the nearest name is {near[0]!r}" if near else "no name is near"
-            raise RecipeError(
-                f"{field}: package {name!r} is not in {', '.join(source.suite for source in apt.sources)}; {nearest}",
-                f"write {near[0]!r} if that is meant, or drop it"
-                if near
-                else "drop it, or correct its name",
+            wanted = (*tools.base.packages, *members.of(arch))
+            _known(apt, dict.fromkeys(wanted, f"sets.{name}"))
+            sets[name] = apt.install(wanted)
+            asked.update(wanted)
+        lock = _lock(tools.suite, arch, _files(apt, sets), ())
+        if locked is not None and update:
+            lock = only(
+                update, locked, lock, asked=asked, kernel=None, stanza_of=lambda file: _indexed(apt, file)
             )
+        return lock, evidence_of(apt)
 
 
-def _essential(apt: Apt) -> Iterator[str]:
-    """deb-control(5): packages that an installation can't be without. apt counts itself in; a recipe names it if it is wanted."""
-    for name, stanzas in apt.stanzas().items():
-        if any(stanza.fields.get("Essential") == "yes" for stanza in stanzas):
-            yield name
+def successors(
+    gone: Iterable[LockedFile],
+    lock: Lock,
+    archives: Sequence[str],
+    *,
+    tools: Tools | None = None,
+    keys: Path | None = None,
+) -> dict[str, LockedFile | None]:
+    """For files of `lock` that the archive no longer has: by name, the newest file it has instead, or None.
+
+    A name with a version in it (a kernel image's, python3.13's) is succeeded by the newest package whose
+    name differs in that alone. `tools` says that `lock` is the tools'. Nothing is taken on this word, so an
+    extra suite may be expired.
+    """
+    if tools is None:
+        sources = _sources(archives, suites_of(lock.suite))
+    else:
+        sources = _tools_sources(tools, archives, [extra.suite for extra in tools.extra])
+    with _indexes(sources, lock.arch, keys) as apt:
+        families: dict[str, list[Stanza]] = {}
+        for name, stanzas in apt.stanzas().items():
+            families.setdefault(_family(name), []).extend(stanzas)
+        found: dict[str, LockedFile | None] = {}
+        for file in gone:
+            same = apt.stanzas().get(file.name) or families.get(_family(file.name), [])
+            newest = max(same, key=cmp_to_key(_older), default=None)
+            found[file.name] = None if newest is None else locked_file(newest, file.sets)
+        return found
 
 
-def _interpreter(apt: Apt) -> list[Identity]:
-    resolved = {name: (name, version, arch) for name, version, arch in apt.install(_INTERPRETER)}
-    kept: list[Identity] = []
-    queue = list(_INTERPRETER)
-    seen = set(queue)
-    while queue:
-        identity = resolved[queue.pop()]
-        if identity[0] not in _INTERPRETER:
-            kept.append(identity)
-        for name in _dependencies(_stanza(apt, identity)):
-            if name in resolved and name not in seen and name not in _NOT_IN_INITRAMFS:
-                seen.add(name)
-                queue.append(name)
-    return kept
-
-
-def _images(apt: Apt, wanted: str) -> list[Identity]:
-    """The kernel's own package: `wanted`, or what stands behind it when it is a metapackage of linux-image packages."""
-    resolved = {name: (name, version, arch) for name, version, arch in apt.install([wanted])}
-    name = wanted
-    while behind := [
-        other
-        for other in _dependencies(_stanza(apt, resolved[name]))
-        if other.startswith("linux-image-") and other in resolved
-    ]:
-        name = behind[0]
-    return [resolved[name]]
-
-
-def _dependencies(stanza: Stanza) -> Iterator[str]:
-    for field in ("Pre-Depends", "Depends"):
-        for clause in clauses(stanza.fields.get(field, "")):
-            yield from (relation.name for relation in clause)
-
-
-def _stanza(apt: Apt, identity: Identity) -> Stanza:
-    for stanza in apt.stanzas().get(identity[0], ()):
-        if stanza.identity == identity:
-            return stanza
-    raise ArchiveError(
-        f"{' '.join(identity)}: resolved, but in no index",
-        "run it again; if it stays, the archive is inconsistent",
-    )
-
-
-def _files(apt: Apt, sets: Mapping[str, Iterable[Identity]]) -> tuple[LockedFile, ...]:
-    members: dict[Identity, list[str]] = {}
-    for name, identities in sorted(sets.items()):
-        for identity in identities:
-            members.setdefault(identity, []).append(name)
-    return tuple(locked(_stanza(apt, identity), names) for identity, names in members.items())
-
-
-def locked(stanza: Stanza, sets: Sequence[str]) -> LockedFile:
-    """A lock's entry for an index's stanza. Raises ArchiveError for a stanza that breaks the lock's rules."""
+def locked_file(stanza: Stanza, sets: Iterable[str]) -> LockedFile:
+    """A lock's entry for an index's stanza. Raises ArchiveError for one that breaks the lock's rules."""
     name, version, arch = stanza.identity
     try:
         return LockedFile(
@@ -215,27 +168,112 @@ def locked(stanza: Stanza, sets: Sequence[str]) -> LockedFile:
         ) from None
 
 
-def _lock(suite: str, arch: str, packages: tuple[LockedFile, ...], sources: tuple[LockedFile, ...]) -> Lock:
-    return Lock(schema=SCHEMA, suite=suite, arch=arch, packages=packages, sources=sources).ordered()
+def _sources(archives: Sequence[str], suites: Sequence[str]) -> list[Source]:
+    return [Source(root, suite) for suite, root in serving(archives, suites).items()]
 
 
-def _evidence(apt: Apt, keys: Path | None) -> Evidence:
-    trusted = set(fingerprints((keys or keyring()).read_bytes()))
-    seen: list[SuiteEvidence] = []
-    for source in apt.sources:
-        data = apt.release(source.suite).read_bytes()
-        head = data.decode("utf-8", "replace")
-        field: Callable[[str], str | None] = lambda name, head=head: (
-            found[1] if (found := re.search(rf"^{name}: (.+)$", head, re.M)) else None
-        )
-        seen.append(
-            SuiteEvidence(
-                suite=source.suite,
-                inrelease_sha256=hashlib.sha256(data).hexdigest(),
-                date=field("Date"),
-                valid_until=field("Valid-Until"),
-                expiry_accepted=source.expired,
-                signed_by=tuple(name for name in issuers(data) if name in trusted),
+def _tools_sources(tools: Tools, archives: Sequence[str], expired: Collection[str]) -> list[Source]:
+    sources = _sources(archives, suites_of(tools.suite))
+    for extra in tools.extra:
+        root = serving(archives, [extra.suite])[extra.suite]
+        sources.append(Source(root, extra.suite, extra.packages, extra.suite in expired))
+    return sources
+
+
+@contextmanager
+def _indexes(sources: Sequence[Source], arch: str, keys: Path | None) -> Iterator[Apt]:
+    with tempfile.TemporaryDirectory(prefix="disk-image-lock-") as folder:
+        apt = Apt(Path(folder), sources, arch, keys or keyring())
+        apt.update()
+        yield apt
+
+
+def _known(apt: Apt, wanted: Mapping[str, str]) -> None:
+    for name, field in wanted.items():
+        if name not in apt.stanzas():
+            near = get_close_matches(name, apt.stanzas(), n=1)
+            raise RecipeError(
+                f"{field}: package {name!r} is not in {', '.join(source.suite for source in apt.sources)}",
+                f"did you mean {near[0]!r}?" if near else "no package has a name like it: drop it",
             )
-        )
-    return Evidence(locked_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), suites=tuple(seen))
+
+
+def _essential(apt: Apt) -> Iterator[str]:
+    """Packages that an installation can't be without (deb-control(5), Essential). apt is not among them."""
+    for name, stanzas in apt.stanzas().items():
+        if any(stanza.fields.get("Essential") == "yes" for stanza in stanzas):
+            yield name
+
+
+def _interpreter(apt: Apt) -> list[Identity]:
+    resolved = {identity[0]: identity for identity in apt.install(_INTERPRETER)}
+    kept: list[Identity] = []
+    queue = list(_INTERPRETER)
+    seen = {*queue, *_NOT_IN_INITRAMFS}
+    while queue:
+        identity = resolved[queue.pop()]
+        if identity[0] not in _INTERPRETER:
+            kept.append(identity)
+        needed = {name for name in _dependencies(_stanza(apt, identity)) if name in resolved} - seen
+        seen |= needed
+        queue += sorted(needed)
+    return kept
+
+
+def _kernel(apt: Apt, wanted: str) -> Identity:
+    """`wanted`, or the image package behind it when it is a metapackage of linux-image packages."""
+    resolved = {identity[0]: identity for identity in apt.install([wanted])}
+    name = wanted
+    while True:
+        behind = [
+            other
+            for other in _dependencies(_stanza(apt, resolved[name]))
+            if other.startswith("linux-image-")
+        ]
+        if not (behind := [other for other in behind if other in resolved]):
+            return resolved[name]
+        name = behind[0]
+
+
+def _dependencies(stanza: Stanza) -> Iterator[str]:
+    for field in ("Pre-Depends", "Depends"):
+        for clause in clauses(stanza.fields.get(field, "")):
+            yield from (relation.name for relation in clause)
+
+
+def _stanza(apt: Apt, identity: Identity) -> Stanza:
+    for stanza in apt.stanzas().get(identity[0], ()):
+        if stanza.identity == identity:
+            return stanza
+    raise ArchiveError(
+        f"{' '.join(identity)}: resolved, but in no index",
+        "run it again; if it stays, the archive contradicts itself",
+    )
+
+
+def _indexed(apt: Apt, file: LockedFile) -> Stanza | None:
+    stanzas = apt.stanzas().get(file.name, ())
+    return next(
+        (stanza for stanza in stanzas if stanza.identity == (file.name, file.version, file.arch)), None
+    )
+
+
+def _files(apt: Apt, sets: Mapping[str, Iterable[Identity]]) -> tuple[LockedFile, ...]:
+    members: dict[Identity, list[str]] = {}
+    for name, identities in sorted(sets.items()):
+        for identity in identities:
+            members.setdefault(identity, []).append(name)
+    return tuple(locked_file(_stanza(apt, identity), names) for identity, names in members.items())
+
+
+def _lock(suite: str, arch: str, packages: tuple[LockedFile, ...], sources: tuple[LockedFile, ...]) -> Lock:
+    fields = {"schema": SCHEMA, "suite": suite, "arch": arch, "packages": packages, "sources": sources}
+    return Lock.model_validate(fields).ordered()
+
+
+def _family(name: str) -> str:
+    return _VERSIONED.sub("#", name)
+
+
+def _older(left: Stanza, right: Stanza) -> int:
+    return compare(left.fields["Version"], right.fields["Version"])

@@ -1,4 +1,4 @@
-"""TOML into a pydantic model, with errors that name file, line, field, value, rule and the nearest valid name."""
+"""TOML into a pydantic model; errors name file, line, field, value, rule and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -70,9 +70,10 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 
 def line_of(text: str, loc: Loc) -> int:
-    """The line, from 1, on which the value at `loc` starts; where it does not exist, the line of what would hold it.
+    """The line, from 1, on which the value at `loc` starts; where it is missing, the line of its holder.
 
-    The TOML parser itself is the judge: the value starts after the longest run of whole lines that doesn't have it.
+    The TOML parser itself is the judge: the value starts after the longest run of lines that doesn't have
+    it.
     """
     lines = text.splitlines()
     while loc and not _holds(_parsed(lines, len(lines)), loc):
@@ -117,11 +118,9 @@ def _data(lines: Sequence[str], count: int) -> Any:
 
 def _holds(data: Any, loc: Loc) -> bool:
     for part in loc:
-        if isinstance(data, list) and isinstance(part, int) and part < len(data):
+        try:
             data = data[part]
-        elif isinstance(data, dict) and part in data:
-            data = data[part]
-        else:
+        except (KeyError, IndexError, TypeError):
             return False
     return True
 
@@ -134,7 +133,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _path(loc: Loc) -> Loc:
-    """A place in the file: without the tags that say which model of a choice was meant, which start with '<'."""
+    """A place in the file: without the tags, which start with '<', of a choice between models."""
     return tuple(part for part in loc if not str(part).startswith("<"))
 
 
