@@ -1,5 +1,5 @@
 """System calls that Python's os module lacks, through the C library: mount(2), umount(2), init_module(2),
-reboot(2).
+reboot(2), syslog(2).
 
 The library's functions are used rather than call numbers, which differ between architectures. Each raises
 OSError.
@@ -17,6 +17,8 @@ MS_MOVE = 8192
 _MNT_DETACH = 2
 # <linux/reboot.h>
 _RB_POWER_OFF = 0x4321FEDC
+# SYSLOG_ACTION_* of syslog(2)
+_CONSOLE_OFF, _CONSOLE_ON = 6, 7
 # <signal.h>: Python ignores these two; a program that it executes must find the default again.
 _IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ
 
@@ -50,6 +52,13 @@ def load_module(image: bytes) -> None:
 def drain(fd: int) -> None:
     """Wait until a terminal has sent what was written to it (tcdrain(3)); other files are left alone."""
     _libc.tcdrain(fd)
+
+
+def quiet_kernel(quiet: bool) -> None:
+    """Keep kernel messages off the console, or let them on again (syslog(2)); they are logged all the
+    same.
+    """
+    _libc.klogctl(_CONSOLE_OFF if quiet else _CONSOLE_ON, None, 0)
 
 
 def restore_signals() -> None:

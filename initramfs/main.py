@@ -52,11 +52,14 @@ def say(text: str) -> None:
         fd = os.open("/dev/console", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return
+    # Kernel messages are written past the terminal's buffer and would land in the middle of the line.
+    libc.quiet_kernel(True)
     try:
         # A line of its own, whatever the kernel or the firmware left on the current one.
         os.write(fd, f"\r\ndisk-image: {text}\r\n".encode())
         libc.drain(fd)
     finally:
+        libc.quiet_kernel(False)
         os.close(fd)
 
 
