@@ -34,6 +34,6 @@ def install(root: Path, repository: Path, suite: str, arch: str, packages: Seque
             str(root),
             f"deb [trusted=yes] copy:{repository} ./",
         ],
-        hint="the log above has the package's own message; a set that does not fit together needs: disk-image lock",
+        hint="read the package's own message above; for a set that does not fit together: disk-image lock",
         env={**os.environ, "TMPDIR": str(root.parent), "HOME": "/root"},
     )
