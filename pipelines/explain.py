@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NEVER_RAN = "never ran"
 NOTHING_CHANGED = "nothing changed: cached"
 SAME_OUTPUT = "ran again, same output: what follows did not run"
-RESULT_GONE = "nothing changed, but its result is gone from the store"
+RESULT_GONE = "its last result is gone from the store"
 ASKED = "asked to run anew"
 
 _SHOWN_VALUE = 60
@@ -38,12 +38,12 @@ class Explanation:
 def changes(old: Document, new: Document) -> list[str]:
     """Every difference between two key documents in words; empty when they are equal."""
     found = [*_definition(old["definition"], new["definition"])]
-    inputs = new["definition"]["inputs"] if isinstance(new["definition"], Mapping) else {}
+    definition: _Part = new["definition"]
     found += _files("program", old["program"], new["program"])
     if old["tools"] != new["tools"]:
         found.append(f"tools changed from {_short(old['tools'])} to {_short(new['tools'])}")
     for name, before, after in _pairs(old["inputs"], new["inputs"]):
-        origin = _origin(inputs, name)
+        origin = _origin(definition["inputs"], name) if after is not None else ""
         if before is None:
             found.append(f"input {name}{origin} is new")
         elif after is None:
@@ -55,11 +55,13 @@ def changes(old: Document, new: Document) -> list[str]:
     return found
 
 
-def reason(old: Document | None, new: Document) -> tuple[str, ...]:
-    """Why a stage without a result under its key runs, given the document of its last result."""
-    if old is None:
+def why_runs(store: Store, plan: str, stage: str, new: Document) -> tuple[str, ...]:
+    """Why a stage without a result under its key runs, by what changed since its last result."""
+    last = store.last(plan, stage)
+    if last is None:
         return (NEVER_RAN,)
-    return tuple(changes(old, new)) or (RESULT_GONE,)
+    record = store.result(last.key)
+    return (RESULT_GONE,) if record is None else tuple(changes(record.document, new)) or (RESULT_GONE,)
 
 
 def shown(why: Sequence[str]) -> str:
@@ -73,55 +75,60 @@ def explain(plan: Plan, sources: Sources, store: Store) -> list[Explanation]:
 
     What follows a stage that runs waits for it: its output decides.
     """
-    from pipelines.local import current, last_document
+    from pipelines.local import current
 
-    found: list[Explanation] = []
+    found: dict[str, Explanation] = {}
     for stage, document, record in current(plan, sources, store):
         if document is None:
-            blocked = sorted(
-                {need.stage for need in stage.needs()}
-                & {one.stage for one in found if one.result != "cached"}
+            blocking = [need for need in stage.needs() if found[need.stage].result != "cached"]
+            awaited = ", ".join(sorted({f"{need.stage}.{need.output}" for need in blocking}))
+            never = store.last(plan.name, stage.name) is None
+            why = (
+                f"{NEVER_RAN}, waits for {awaited}" if never else f"runs only if {awaited} comes out changed"
             )
-            outputs = ", ".join(
-                f"{need.stage}.{need.output}" for need in stage.needs() if need.stage in blocked
-            )
-            found.append(Explanation(stage.name, "waits", (f"runs only if {outputs} comes out changed",)))
+            found[stage.name] = Explanation(stage.name, "waits", (why,))
         elif record is None:
-            why = reason(last_document(store, plan.name, stage.name), document)
-            found.append(Explanation(stage.name, "runs", why))
+            reasons = why_runs(store, plan.name, stage.name, document)
+            found[stage.name] = Explanation(stage.name, "runs", reasons)
         else:
             last = store.last(plan.name, stage.name)
             same = last is not None and last.key == record.key and last.same_output
-            found.append(Explanation(stage.name, "cached", (SAME_OUTPUT if same else NOTHING_CHANGED,)))
-    return found
+            found[stage.name] = Explanation(
+                stage.name, "cached", (SAME_OUTPUT if same else NOTHING_CHANGED,)
+            )
+    return list(found.values())
 
 
 def _definition(old: _Part, new: _Part) -> Iterator[str]:
-    """Everything of a definition but its inputs, which are named by content, and its parameters' own path."""
-    for name in sorted({*old, *new} - {"inputs"}):
-        label = "parameter" if name == "params" else name
-        yield from _value(label if name != "params" else "parameter ", old.get(name), new.get(name))
+    """What a definition says itself; the content of its inputs and program files is told apart."""
+    for name in sorted({*old, *new} - {"inputs", "params", "program"}):
+        yield from _value(name, old.get(name), new.get(name))
+    yield from _value("program module", old["program"]["module"], new["program"]["module"])
+    yield from _members("parameter ", old["params"], new["params"])
     for name, before, after in _pairs(old["inputs"], new["inputs"]):
         if before is not None and after is not None and before != after:
-            yield f"input {name} is now {_show(after)}, was {_show(before)}"
+            yield f"input {name} is now {_place(after)}, was {_place(before)}"
 
 
 def _value(path: str, old: _Part, new: _Part) -> Iterator[str]:
     if old == new and type(old) is type(new):
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in sorted({*old, *new}):
-            inner = f"{path}{name}" if path.endswith(" ") else f"{path}.{name}"
-            if name not in old:
-                yield f"{inner} is new: {_show(new[name])}"
-            elif name not in new:
-                yield f"{inner} is gone"
-            else:
-                yield from _value(inner, old[name], new[name])
+        yield from _members(f"{path}.", old, new)
     elif isinstance(old, list) and isinstance(new, list):
         yield from _list(path, old, new)
     else:
         yield f"{path} changed from {_show(old)} to {_show(new)}"
+
+
+def _members(prefix: str, old: _Part, new: _Part) -> Iterator[str]:
+    for name in sorted({*old, *new}):
+        if name not in old:
+            yield f"{prefix}{name} is new: {_show(new[name])}"
+        elif name not in new:
+            yield f"{prefix}{name} is gone"
+        else:
+            yield from _value(f"{prefix}{name}", old[name], new[name])
 
 
 def _list(path: str, old: list[_Part], new: list[_Part]) -> Iterator[str]:
@@ -157,8 +164,12 @@ def _pairs(old: _Part, new: _Part) -> Iterator[tuple[str, _Part, _Part]]:
 
 
 def _origin(inputs: _Part, name: str) -> str:
-    place = inputs.get(name, {})
-    return f" ({next(iter(place.values()))})" if place else ""
+    return f" ({_place(inputs[name])})"
+
+
+def _place(place: _Part) -> str:
+    """`packages.tree`, or a recipe file's path, or an external's name."""
+    return str(next(iter(place.values())))
 
 
 def _short(content: _Part) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.definition import Plan, Stage, StageOutput
-from pipelines.explain import NOTHING_CHANGED, reason
+from pipelines.explain import NOTHING_CHANGED, why_runs
 from pipelines.keys import Content, Document, document, key
 from pipelines.records import Record, Stored
 from pipelines.sources import Sources
@@ -91,8 +91,8 @@ def cached(plan: Plan, targets: Sequence[str], sources: Sources, store: Store) -
     records: dict[str, Record] = {}
     for stage, current_document, record in current(wanted, sources, store):
         if current_document is None or record is None:
-            last = last_document(store, plan.name, stage.name)
-            return Pending(stage.name, reason(last, current_document) if current_document else ())
+            why = why_runs(store, plan.name, stage.name, current_document) if current_document else ()
+            return Pending(stage.name, why)
         records[stage.name] = record
         results.append(StageResult(stage.name, CACHED, 0.0, NOTHING_CHANGED, record.size))
     for target in targets:
@@ -162,13 +162,6 @@ def document_of(stage: Stage, sources: Sources, contents: Mapping[StageOutput, C
 def contents_of(record: Record) -> dict[StageOutput, Content]:
     """What a result's outputs hold."""
     return {StageOutput(record.stage, name): stored.content for name, stored in record.outputs.items()}
-
-
-def last_document(store: Store, plan: str, stage: str) -> Document | None:
-    """The key document of a stage's newest result; None when there is none any more."""
-    last = store.last(plan, stage)
-    record = store.result(last.key) if last else None
-    return record.document if record else None
 
 
 def remember(store: Store, plan: str, record: Record) -> None:

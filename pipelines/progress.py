@@ -76,9 +76,9 @@ class Plain:
         self._told: dict[str, float] = {}
 
     def started(self, stage: str, why: str) -> None:
-        """`stage kernel: runs (input fragment-0000 changed …)`."""
+        """`stage kernel: input fragment-0000 changed …: running`."""
         self._told[stage] = time.monotonic()
-        self._say(f"stage {stage}: runs ({why})")
+        self._say(f"stage {stage}: {why}: running")
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
         """A line now and then."""
@@ -222,10 +222,10 @@ def table(results: Sequence[StageResult]) -> list[str]:
     if all(result.result == "cached" for result in results):
         return [f"nothing changed: {len(results)} stages cached"]
     rows = [("stage", "result", "time", "size")]
-    for one in results:
-        rows.append(
-            (one.name, one.result, seconds(one.seconds) if one.result == "ran" else "-", size(one.size))
-        )
+    rows += [
+        (one.name, one.result, seconds(one.seconds) if one.result == "ran" else "-", size(one.size))
+        for one in results
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return [
         f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}"

@@ -22,8 +22,8 @@ from pipelines.errors import DiskImageError
 CAPABILITIES = tuple(
     f"CAP_{name}"
     for name in (
-        "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE",
-        "NET_RAW", "SYS_CHROOT", "AUDIT_WRITE", "SETFCAP",
+        "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+        "NET_BIND_SERVICE", "NET_RAW", "SYS_CHROOT", "AUDIT_WRITE", "SETFCAP",
     )
 )  # fmt: skip
 MOUNT_POINTS = ("dev", "proc", "stage", "tmp")
@@ -101,7 +101,7 @@ def find_runc() -> str:
 
 def find_program(name: str) -> str:
     """A program of the sandbox by its path: runc, newuidmap or newgidmap."""
-    found = shutil.which(name, path=_host_path())
+    found = shutil.which(name, path=host_path())
     if found is None:
         raise DiskImageError(f"{name}: not found on this machine", "install it: apt-get install runc uidmap")
     return found
@@ -302,8 +302,9 @@ def _nofile() -> int:
 
 
 def _runc_environment(work: Path) -> dict[str, str]:
-    return {"PATH": _host_path(), "XDG_RUNTIME_DIR": str(work), "TMPDIR": str(work)}
+    return {"PATH": host_path(), "XDG_RUNTIME_DIR": str(work), "TMPDIR": str(work)}
 
 
-def _host_path() -> str:
+def host_path() -> str:
+    """Where programs of the host are looked for; ordinary users often lack the administrator's folders."""
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"

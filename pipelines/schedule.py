@@ -25,7 +25,7 @@ from anyio.to_thread import run_sync
 from pipelines import job_folder, sandbox, trees
 from pipelines.definition import Plan, Stage, StageOutput
 from pipelines.errors import DiskImageError, StageError, StoreError
-from pipelines.explain import ASKED, NOTHING_CHANGED, reason, shown
+from pipelines.explain import ASKED, NOTHING_CHANGED, shown, why_runs
 from pipelines.keys import Content, Document, key
 from pipelines.local import (
     CACHED,
@@ -35,7 +35,6 @@ from pipelines.local import (
     Transport,
     contents_of,
     document_of,
-    last_document,
     remember,
 )
 from pipelines.process import Outcome, execute
@@ -149,7 +148,9 @@ class Schedule:
             forced = repairing is not None or stage.name in self._anew
             if not forced and (found := self._store.result(name)) is not None:
                 return self._cached(stage, found, "another build ran it meanwhile")
-            why = repairing or (ASKED if forced else shown(self._reason(stage, document)))
+            why = repairing or (
+                ASKED if forced else shown(why_runs(self._store, self._plan.name, stage.name, document))
+            )
             last = self._store.last(self._plan.name, stage.name)
             before = self._store.result(last.key) if last else None
             async with self._slots:
@@ -306,9 +307,6 @@ class Schedule:
 
     def _digest(self, output: StageOutput) -> str:
         return self._records[output.stage].outputs[output.output].content.digest
-
-    def _reason(self, stage: Stage, document: Document) -> tuple[str, ...]:
-        return reason(last_document(self._store, self._plan.name, stage.name), document)
 
     def _cached(self, stage: Stage, record: Record, why: str) -> Record:
         remember(self._store, self._plan.name, record)

@@ -78,7 +78,7 @@ class Sources:
         return path
 
     def external_files(self, wanted: External) -> dict[str, Path]:
-        """An external folder's plain files by their path in it, sorted; UsageError for anything else in it."""
+        """An external folder's plain files by path, sorted; UsageError for anything else in it."""
         try:
             folder = self.externals[wanted.name]
         except KeyError:

@@ -347,7 +347,7 @@ class Store:
             if error.errno in _LOCKED:
                 raise StoreError(
                     f"{self.root}: the store can't be written ({error.strerror}) while {doing}",
-                    "make it writable for this user, or use another: --store DIR (or DISK_IMAGE_STORE); nothing is lost",
+                    "make it writable for this user, or use another: --store DIR (or DISK_IMAGE_STORE)",
                 ) from error
             raise
 

@@ -44,9 +44,9 @@ def unpack(store: Store, sha256: str) -> Path:
             if done.returncode != 0:
                 if "No space left" in done.stderr:
                     raise store.full("unpacking a tools tree")
-                said = done.stderr.strip().splitlines()
+                said = [*done.stderr.strip().splitlines(), "no message"][0]
                 raise StoreError(
-                    f"tools tree sha256:{sha256}: tar ended with {done.returncode}: {said[-1] if said else 'no message'}",
+                    f"tools tree sha256:{sha256}: tar ended with {done.returncode}: {said}",
                     "disk-image cache check --repair, then run the same command again",
                 )
             for name in MOUNT_POINTS:
