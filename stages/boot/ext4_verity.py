@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 from stages.shared import fsverity
 from stages.shared.job import Failure, run
@@ -40,65 +39,42 @@ class Disk:
         self._blocks = 0
         self._folders: set[str] = set()
 
-    def add(self, path: str, write: Callable[[BinaryIO], None]) -> str:
-        """Add the file `path` (relative), whose content `write` puts into the stream; returns its fs-verity
-        digest (hex).
-        """
+    def add(self, path: str, chunks: Iterable[bytes]) -> str:
+        """Add the file `path` (relative) with that content; returns its fs-verity digest (hex)."""
         target = self._staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
         self._folders.add(os.path.dirname(path))
-        with target.open("x+b") as stream:
-            write(stream)
+        hasher = fsverity.Hasher()
+        with target.open("xb") as stream:
+            for chunk in chunks:
+                stream.write(chunk)
+                hasher.update(chunk)
             size = stream.tell()
-            stream.seek(0)
-            tree, descriptor = fsverity.merkle(stream, size)
-            start = -(-size // _METADATA_ALIGNMENT) * _METADATA_ALIGNMENT
-            stream.seek(start)
-            stream.write(tree)
-            tail = descriptor.ljust(_BLOCK - 4, b"\0") + len(descriptor).to_bytes(4, "little")
-            stream.write(tail)
+            merkle = hasher.merkle()
+            stream.seek(-(-size // _METADATA_ALIGNMENT) * _METADATA_ALIGNMENT)
+            stream.write(merkle.tree)
+            length = len(merkle.descriptor)
+            stream.write(merkle.descriptor.ljust(_BLOCK - 4, b"\0") + length.to_bytes(4, "little"))
         self._sizes[path] = size
-        self._blocks += -(-size // _BLOCK) + len(tree) // _BLOCK + 1
-        return fsverity.descriptor_digest(descriptor)
+        self._blocks += -(-size // _BLOCK) + len(merkle.tree) // _BLOCK + 1
+        return merkle.digest
 
     def write(self, output: Path, label: str) -> None:
         """Make the file system at `output` (sparse). Raises Failure with the tool's own words."""
         inodes = len(self._sizes) + 2 * len(self._folders) + 64
-        size = self._blocks * _BLOCK + inodes * (_INODE + _BLOCK // 8) + len(self._folders) * _BLOCK
+        size = self._blocks * _BLOCK + inodes * _INODE + len(self._folders) * _BLOCK
         size += size // 32 + _SLACK
         output.unlink(missing_ok=True)
         # Nothing writes to it, so it needs no journal and no room to grow.
         features = "verity,^has_journal,^resize_inode"
         settings = f"hash_seed={_UUID},lazy_itable_init=0,nodiscard,root_owner=0:0"
-        argv = [
-            "mke2fs",
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-b",
-            str(_BLOCK),
-            "-I",
-            str(_INODE),
-            "-N",
-            str(inodes),
-            "-m",
-            "0",
-        ]
-        argv += [
-            "-L",
-            label,
-            "-U",
-            _UUID,
-            "-O",
-            features,
-            "-E",
-            settings,
-            "-d",
-            str(self._staging),
-            str(output),
-        ]
-        run([*argv, f"{size // 1024}k"], hint=_HINT)
+        argv = (
+            *("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0"),
+            *("-b", str(_BLOCK), "-I", str(_INODE), "-N", str(inodes)),
+            *("-L", label, "-U", _UUID, "-O", features, "-E", settings),
+            *("-d", str(self._staging), str(output), f"{size // 1024}k"),
+        )
+        run(argv, hint=_HINT)
         commands = output.with_suffix(".debugfs")
         commands.write_text(
             "".join(

@@ -44,7 +44,7 @@ def command(
     """
     return [
         machine.program,
-        *("-machine", machine.kind, "-accel", "tcg", "-cpu", "max", "-m", str(memory_mib)),
+        *("-machine", machine.kind, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", str(memory_mib)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"),
         *("-serial", "stdio"),
         *("-kernel", str(kernel), "-initrd", str(initramfs), "-append", command_line),
