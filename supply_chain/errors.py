@@ -1,0 +1,78 @@
+"""What can go wrong with an artifact after it is built.
+
+    DiskImageError                a failure with what to do about it (pipelines.errors)
+    └── SupplyChainError          anything below; exit code 1
+        ├── InvalidReference      a REF that does not name one repository; exit code 2
+        ├── InvalidDocument       JSON that is no OCI manifest, index or descriptor
+        ├── LayoutError           an OCI layout on disk that can't be read, or holds other bytes than it says
+        ├── CredentialError       Docker's configuration or a credential helper can't be used
+        └── RegistryError         a registry's answer; carries its status and error codes
+            ├── Unavailable       no usable answer within the bound of attempts and time
+            ├── AccessDenied      401 or 403: no credential, a wrong one, or one without the right
+            ├── NotFound          404
+            ├── Rejected          another refusal that asking again does not heal
+            ├── BrokenAnswer      an answer outside the protocol: an HTML page, a missing header, one too large
+            └── WrongContent      bytes that are not the ones their digest names
+
+No text here may hold a credential, a token or the query of a URL (upload sessions and redirects sign theirs).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.errors import DiskImageError
+
+
+class SupplyChainError(DiskImageError):
+    """Something after the build failed; the built image is untouched."""
+
+
+class InvalidReference(SupplyChainError):
+    """A reference breaks the grammar; `what` quotes it without what may be a secret."""
+
+    exit_code = 2
+
+
+class InvalidDocument(SupplyChainError):
+    """A document breaks the OCI image specification; `what` names document and field."""
+
+
+class LayoutError(SupplyChainError):
+    """An OCI layout on disk is incomplete, changed, or no layout at all."""
+
+
+class CredentialError(SupplyChainError):
+    """A credential that should be there can't be read."""
+
+
+@dataclass(eq=False)
+class RegistryError(SupplyChainError):
+    """A registry refused or failed. `status` is the HTTP status (None: no answer came), `codes` its error codes."""
+
+    status: int | None = None
+    codes: tuple[str, ...] = ()
+
+
+class Unavailable(RegistryError):
+    """The registry gave no usable answer within the bound; asking again later may succeed."""
+
+
+class AccessDenied(RegistryError):
+    """The registry wants a credential, or another one."""
+
+
+class NotFound(RegistryError):
+    """The registry has no such manifest, blob or repository."""
+
+
+class Rejected(RegistryError):
+    """The registry refuses this request for good."""
+
+
+class BrokenAnswer(RegistryError):
+    """What answered does not speak the OCI distribution specification."""
+
+
+class WrongContent(RegistryError):
+    """The registry served other bytes than the digest names. They were thrown away."""
