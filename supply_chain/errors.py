@@ -11,10 +11,11 @@
             ├── AccessDenied      401 or 403: no credential, a wrong one, or one without the right
             ├── NotFound          404
             ├── Rejected          another refusal that asking again does not heal
-            ├── BrokenAnswer      an answer outside the protocol: an HTML page, a missing header, one too large
+            ├── BrokenAnswer      an answer outside the protocol: an HTML page, no Location, too many bytes
             └── WrongContent      bytes that are not the ones their digest names
 
-No text here may hold a credential, a token or the query of a URL (upload sessions and redirects sign theirs).
+No text here may hold a credential, a token or the query of a URL (upload sessions and redirects sign
+theirs).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class CredentialError(SupplyChainError):
 
 @dataclass(eq=False)
 class RegistryError(SupplyChainError):
-    """A registry refused or failed. `status` is the HTTP status (None: no answer came), `codes` its error codes."""
+    """A registry refused or failed: its HTTP `status` (None: no answer came) and its error `codes`."""
 
     status: int | None = None
     codes: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """The OCI image specification's documents: descriptor, manifest, index.
 
-Unknown fields are kept, since an index of referrers is written back with other tools' entries in it. Documents are
-read strictly: a duplicate key, a number as text or a digest of another form is an error, never a guess.
+Unknown fields are kept, since an index of referrers is written back with other tools' entries in it.
+Documents are read strictly: a duplicate key, a number as text or a digest of another form is an error, never
+a guess.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ EMPTY_CONTENT = b"{}"
 # The OCI distribution specification's floor for what registries accept, and our ceiling for what is read.
 DOCUMENT_LIMIT = 4 * 1024 * 1024
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 MediaType = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}\Z")
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$")
 ]
 
 

@@ -1,7 +1,7 @@
 """REF: `host[:port]/path:tag` or `host[:port]/path@sha256:<hex>`.
 
-The grammar is that of the OCI distribution specification (Pulling manifests: `<name>` and `<reference>`) with the host
-that its clients put in front. The host is never implied: an image goes where the text says.
+The grammar is that of the OCI distribution specification (Pulling manifests: `<name>` and `<reference>`) with
+the host that its clients put in front. The host is never implied: an image goes where the text says.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def check_repository(path: str) -> str:
         if not _COMPONENT.fullmatch(component):
             raise _invalid(
                 path,
-                f"path component {component!r} breaks the rule: lower-case letters and digits, joined by one of . _ __ -",
+                f"path component {component!r} is not lower-case letters and digits, joined by one of . _ __ -",
             )
     return path
 
@@ -159,7 +159,7 @@ def is_loopback(registry: str) -> bool:
 
 def _check_text(text: str) -> None:
     if text.startswith("-"):
-        raise _invalid(text, "it starts with a dash, like a flag")
+        raise InvalidReference("a reference can't start with a dash, like a flag", f"write {_FORM}")
     if "://" in text:
         raise InvalidReference("a reference has no scheme (https:// or another)", f"write {_FORM}")
     if not _ALLOWED.fullmatch(text):
