@@ -92,6 +92,12 @@ def parser() -> _Parser:
     lock.add_argument("--tools", action="store_true", help="lock the tools of all recipes (stages/tools.lock) instead")
     lock.add_argument("--check", action="store_true", help="write nothing; exit 1 when a new lock would differ")
     lock.add_argument("--update", action="append", metavar="NAME", help="let only this package move; repeatable")
+    lock.add_argument(
+        "--accept-expired",
+        action="append",
+        metavar="SUITE",
+        help="take an extra suite of the tools from an index past its Valid-Until; its signature must hold",
+    )
     _archive(lock)
 
     build = _verb(

@@ -32,13 +32,17 @@ class LockedFile(BaseModel):
 
 
 class Lock(BaseModel):
-    """`packages` are to be installed or unpacked; `sources` hold source code that a stage builds."""
+    """`packages` are to be installed or unpacked; `sources` hold source code that a stage builds.
+
+    `requested` are the names that each set was resolved from, so that a lock made before its recipe changed is seen.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)]
     suite: str
     arch: str
+    requested: dict[str, tuple[str, ...]]
     packages: tuple[LockedFile, ...]
     sources: tuple[LockedFile, ...] = ()
 
@@ -54,6 +58,7 @@ class Lock(BaseModel):
         """The same lock, sorted by name, version, arch."""
         return self.model_copy(
             update={
+                "requested": {name: tuple(sorted(asked)) for name, asked in sorted(self.requested.items())},
                 "packages": tuple(sorted(self.packages, key=_order)),
                 "sources": tuple(sorted(self.sources, key=_order)),
             }
@@ -68,18 +73,17 @@ def _order(file: LockedFile) -> tuple[str, str, str]:
     return (file.name, file.version, file.arch)
 
 
-def load_lock(path: Path) -> Lock:
-    """Read a lock. Raises RecipeError naming the entry and field that break a rule."""
+def load_lock(path: Path, command: str) -> Lock:
+    """Read a lock. Raises RecipeError naming the entry and field that break a rule; `command` would make a new one."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no lock", f"disk-image lock {path.parent}") from None
+        raise RecipeError(f"{path}: no lock", command) from None
     try:
         return Lock.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RecipeError(
-            f"{path}: {where or 'lock'}: {first['msg']} (found {str(first['input'])[:80]!r})",
-            f"disk-image lock {path.parent}",
+            f"{path}: {where or 'lock'}: {first['msg']} (found {str(first['input'])[:80]!r})", command
         ) from None

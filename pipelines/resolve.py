@@ -75,7 +75,8 @@ def resolve(
         sets = {"root": apt.install(asked), "initramfs": _interpreter(apt)}
         sourced: dict[str, list[Identity]] = {}
         (sourced if isinstance(recipe.kernel, SourceKernel) else sets)["kernel"] = [_kernel(apt, wanted)]
-        lock = _lock(recipe.suite, recipe.arch, _files(apt, sets), _files(apt, sourced))
+        requested = {"root": recipe.packages, "kernel": (wanted,)}
+        lock = _lock(recipe.suite, recipe.arch, requested, _files(apt, sets), _files(apt, sourced))
         if locked is not None and update:
             lock = only(
                 update, locked, lock, asked=asked, kernel=wanted, stanza_of=lambda file: _indexed(apt, file)
@@ -105,13 +106,14 @@ def resolve_tools(
         )
     with _indexes(_tools_sources(tools, archives, expired), arch, keys) as apt:
         sets: dict[str, list[Identity]] = {}
-        asked: set[str] = set()
+        requested: dict[str, tuple[str, ...]] = {}
         for name, members in sorted(tools.sets.items()):
             wanted = (*tools.base.packages, *members.of(arch))
             _known(apt, dict.fromkeys(wanted, f"sets.{name}"))
             sets[name] = apt.install(wanted)
-            asked.update(wanted)
-        lock = _lock(tools.suite, arch, _files(apt, sets), ())
+            requested[name] = wanted
+        lock = _lock(tools.suite, arch, requested, _files(apt, sets), ())
+        asked = {name for wanted in requested.values() for name in wanted}
         if locked is not None and update:
             lock = only(
                 update, locked, lock, asked=asked, kernel=None, stanza_of=lambda file: _indexed(apt, file)
@@ -266,8 +268,21 @@ def _files(apt: Apt, sets: Mapping[str, Iterable[Identity]]) -> tuple[LockedFile
     return tuple(locked_file(_stanza(apt, identity), names) for identity, names in members.items())
 
 
-def _lock(suite: str, arch: str, packages: tuple[LockedFile, ...], sources: tuple[LockedFile, ...]) -> Lock:
-    fields = {"schema": SCHEMA, "suite": suite, "arch": arch, "packages": packages, "sources": sources}
+def _lock(
+    suite: str,
+    arch: str,
+    requested: Mapping[str, tuple[str, ...]],
+    packages: tuple[LockedFile, ...],
+    sources: tuple[LockedFile, ...],
+) -> Lock:
+    fields = {
+        "schema": SCHEMA,
+        "suite": suite,
+        "arch": arch,
+        "requested": requested,
+        "packages": packages,
+        "sources": sources,
+    }
     return Lock.model_validate(fields).ordered()
 
 

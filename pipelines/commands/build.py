@@ -8,16 +8,19 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.commands.request import Request, load_request, with_locks
-from pipelines.errors import StageError, UsageError
+from pipelines.commands.request import LOCK_TOOLS, Request, load_request, with_locks
+from pipelines.errors import ArchiveError, DiskImageError, StageError, UsageError
 from pipelines.export import export_layout
 from pipelines.local import Pending, Results, Transport, cached
+from pipelines.lock import Lock, LockedFile, load_lock
 from pipelines.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GONE = "gone"
+    from pipelines.evidence import Evidence
+
+GONE, TOOLS_MIRROR = "gone", "mirror-tools-"
 
 
 def run(args: Namespace) -> int:
@@ -59,15 +62,19 @@ def _results(args: Namespace, request: Request, target: str, store: Store) -> tu
         found = cached(request.plan, (target,), request.sources, store)
         if not isinstance(found, Pending):
             return request, found
-    try:
-        return request, _run(args, request, target, store, anew)
-    except StageError as error:
-        if error.code != GONE:
-            raise
-        if not args.relock:
-            raise _with_successors(args, request, error) from error
-        request = _relocked(args, request, error)
-        return request, _run(args, request, target, store, anew)
+    relocked: set[bool] = set()
+    while True:
+        try:
+            return request, _run(args, request, target, store, anew)
+        except StageError as error:
+            if error.code != GONE:
+                raise
+            of_tools = error.stage.startswith(TOOLS_MIRROR)
+            if not args.relock or of_tools in relocked:
+                raise _with_successors(args, request, error) from error
+            # The recipe's lock and the tools' may both have fallen behind, each is renewed once.
+            relocked.add(of_tools)
+            request = _relocked(args, request, error)
 
 
 def _run(args: Namespace, request: Request, target: str, store: Store, anew: Sequence[str]) -> Results:
@@ -97,40 +104,84 @@ def transport(args: Namespace) -> Transport:
 def _with_successors(args: Namespace, request: Request, error: StageError) -> StageError:
     """The same failure, saying what the archive has instead and the command that takes it."""
     from pipelines.archive import archives
-    from pipelines.relock import successors
+    from pipelines.resolve import successors
+    from pipelines.tools import load_tools
 
-    tools = "tools" in error.stage
-    found = successors(error.details, request.recipe, archives(args.archive or ()), tools=tools)
-    command = "disk-image lock --tools" if tools else f"disk-image lock {args.recipe}"
+    of_tools, lock, command = _locked_for(args, request, error)
+    gone = [file for file in (*lock.packages, *lock.sources) if file.name in error.details]
+    try:
+        roots = archives(args.archive or ())
+        found = successors(gone, lock, roots, tools=load_tools() if of_tools else None)
+    except DiskImageError as unanswered:
+        instead = f"what it has instead could not be asked: {unanswered.what}"
+    else:
+        instead = "; ".join(
+            f"{file.name} {file.version}: the archive now has {_name_version(found[file.name])}" for file in gone
+        )
     return StageError(
-        what=f"{error.what} ({'; '.join(found)})" if found else error.what,
+        what=f"{error.what} ({instead})",
         hint=f"{command}, or build with --relock to leave the committed lock alone",
         stage=error.stage, code=error.code, details=error.details, log=error.log,
     )  # fmt: skip
 
 
+def _name_version(file: LockedFile | None) -> str:
+    return "nothing in its place" if file is None else f"{file.name} {file.version}"
+
+
+def _locked_for(args: Namespace, request: Request, error: StageError) -> tuple[bool, Lock, str]:
+    """Whether the failed mirror serves the tools, the lock it serves, and the command that relocks."""
+    if error.stage.startswith(TOOLS_MIRROR):
+        return True, load_lock(request.tools_lock_path, LOCK_TOOLS), LOCK_TOOLS
+    command = f"disk-image lock {args.recipe}"
+    return False, load_lock(request.lock_path, command), command
+
+
 def _relocked(args: Namespace, request: Request, error: StageError) -> Request:
-    """Lock beside the output, say so, and plan anew."""
+    """Lock anew, beside the output, what the archive can't serve any more; say so, and plan with it."""
     from pipelines.archive import archives
     from pipelines.evidence import write_lock
-    from pipelines.recipe import host_arch
-    from pipelines.resolve import resolve, resolve_tools
-    from pipelines.tools import load_tools
+    from pipelines.resolve import resolve
 
     if args.output is None:
-        raise UsageError("--relock needs --output: the new locks are written beside it", "add --output LAYOUT")
+        raise UsageError("--relock needs --output: the new lock is written beside it", "add --output LAYOUT")
+    of_tools, lock, _ = _locked_for(args, request, error)
     folder: Path = args.output.absolute().parent
     folder.mkdir(parents=True, exist_ok=True)
-    lock_path, tools_path = (folder / f"{args.output.name}.{name}" for name in ("lock.json", "tools.lock"))
+    path = folder / f"{args.output.name}.{'tools.lock' if of_tools else 'lock.json'}"
     print(
-        f"relock: the archive no longer has {', '.join(error.details)}; locking anew into {lock_path} and {tools_path}"
-        " (the committed locks stay as they are)",
+        f"relock: the archive no longer has {', '.join(error.details)}; locking anew into {path}"
+        " (the committed lock stays as it is)",
         file=sys.stderr,
     )
     roots = archives(args.archive or ())
-    write_lock(lock_path, *resolve(request.recipe, roots))
-    write_lock(tools_path, *resolve_tools(load_tools(), host_arch(), roots))
-    return with_locks(request.recipe, args.recipe, lock_path, tools_path)
+    write_lock(path, *(_tools_anew(lock, roots) if of_tools else resolve(request.recipe, roots)))
+    lock_path, tools_path = request.lock_path, request.tools_lock_path
+    if of_tools:
+        return with_locks(request.recipe, args.recipe, lock_path, path)
+    return with_locks(request.recipe, args.recipe, path, tools_path)
+
+
+def _tools_anew(lock: Lock, roots: Sequence[str]) -> tuple[Lock, Evidence]:
+    """The tools' lock against today's archive.
+
+    An extra suite whose index is past its Valid-Until may confirm what the committed lock has, never change it: a replayed old
+    index could otherwise bring an old package back.
+    """
+    from pipelines.resolve import resolve_tools
+    from pipelines.tools import load_tools
+
+    tools = load_tools()
+    try:
+        return resolve_tools(tools, lock.arch, roots)
+    except ArchiveError as refused:
+        suites = [extra.suite for extra in tools.extra]
+        fresh, evidence = resolve_tools(tools, lock.arch, roots, expired=suites)
+        extra = {name for suite in tools.extra for name in suite.packages}
+        before, after = ({f.name: f.sha256 for f in one.packages if f.name in extra} for one in (lock, fresh))
+        if before != after:
+            raise refused
+        return fresh, evidence
 
 
 def _say(

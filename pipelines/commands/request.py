@@ -14,6 +14,7 @@ from pipelines.recipe import Recipe, SourceKernel, check_host_arch, load_recipe
 from pipelines.sources import PROJECT, Sources
 
 TOOLS_LOCK = PROJECT / "stages" / "tools.lock"
+LOCK_TOOLS = "disk-image lock --tools"
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,18 @@ def load_request(args: Namespace) -> Request:
 
 def with_locks(recipe: Recipe, folder: Path, lock_path: Path, tools_lock_path: Path) -> Request:
     """The plan of `recipe` under these locks."""
-    lock, tools = load_lock(lock_path), load_tools_lock(tools_lock_path, recipe.arch)
+    lock = load_lock(lock_path, f"disk-image lock {folder}")
+    tools = load_tools_lock(tools_lock_path, recipe.arch)
     _check_lock(recipe, folder, lock, lock_path)
     return Request(recipe, lock_path, tools_lock_path, plan(recipe, lock, tools), Sources(recipe=folder))
 
 
 def load_tools_lock(path: Path, arch: str) -> Lock:
     """The tools' lock; RecipeError when it is for another architecture."""
-    tools = load_lock(path)
+    tools = load_lock(path, LOCK_TOOLS)
     if tools.arch != arch:
         raise RecipeError(
-            f"{path}: arch: expected {arch!r}, found {tools.arch!r}", f"on a machine of that kind: disk-image lock --tools ({arch})"
+            f"{path}: arch: expected {arch!r}, found {tools.arch!r}", f"on a machine of that kind: {LOCK_TOOLS}"
         )
     return tools
 
