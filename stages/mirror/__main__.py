@@ -46,6 +46,8 @@ def program(job: Job) -> None:
                 code="disk",
             ) from None
         raise
+    finally:
+        bringer.close()
     bringer.forget_downloads(files)
 
 

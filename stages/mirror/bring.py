@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from stages.mirror.client import Client
 from stages.mirror.download import LIMITS, Download, Gone, Limits, Mismatch, Unusable
 from stages.mirror.locked import Locked
 from stages.shared.job import Failure, progress
@@ -54,6 +55,9 @@ class Bringer:
         self._partial = partial
         self._limits = limits
         self._progress = _Progress(total)
+        self._unusable: dict[str, str] = {}
+        self._threads = threading.local()
+        self._clients: list[Client] = []
         partial.mkdir(parents=True, exist_ok=True)
 
     def bring(self, file: Locked, target: Path) -> Brought:
@@ -76,13 +80,19 @@ class Bringer:
                 elif not root.is_dir():
                     unusable.append(f"{root}: no such directory")
                 continue
-            download = Download(archive, file, self._partial / file.sha256, self._limits, self._progress.at)
+            if archive in self._unusable:
+                unusable.append(self._unusable[archive])
+                continue
+            partial = self._partial / file.sha256
+            download = Download(archive, file, partial, self._client(), self._limits, self._progress.at)
             try:
                 download.run(target)
                 return Brought(file, Outcome.BROUGHT)
             except Mismatch as error:
                 wrong.append(str(error))
             except Unusable as error:
+                # Not asked again in this run: a host that is down would cost every file its tries.
+                self._unusable[archive] = str(error)
                 unusable.append(str(error))
             except Gone:
                 continue
@@ -98,6 +108,11 @@ class Bringer:
             Outcome.GONE,
             f"{file}: in no store or pool, and gone from {places} archive(s): {file.pool_path}",
         )
+
+    def close(self) -> None:
+        """Close what connections are open."""
+        for client in self._clients:
+            client.drop()
 
     def forget_downloads(self, files: Sequence[Locked]) -> None:
         """Remove what was downloaded: the output holds it now."""
@@ -121,6 +136,13 @@ class Bringer:
         for path in (self._store / blob, *(pool / name for pool in self._pools for name in names)):
             if path.is_file():
                 yield path
+
+    def _client(self) -> Client:
+        if not hasattr(self._threads, "client"):
+            self._threads.client = Client(self._limits.timeout)
+            self._clients.append(self._threads.client)
+        client: Client = self._threads.client
+        return client
 
     def _take(self, file: Locked, path: Path, target: Path) -> str | None:
         """Check a local file and give it its name; what is wrong with it otherwise."""

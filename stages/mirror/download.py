@@ -1,12 +1,10 @@
 """One file over HTTP into `partial/<sha256>`: resumed, bounded in time and tries, checked before it counts.
 
-RFC 9110: 14 Range Requests, 10.2.3 Retry-After, 15.4 redirections. Credentials of a URL go into a header
-for that origin alone and into no message.
+RFC 9110: 14 Range Requests, 10.2.3 Retry-After.
 """
 
 from __future__ import annotations
 
-import base64
 import email.utils
 import errno
 import fcntl
@@ -15,14 +13,13 @@ import os
 import random
 import shutil
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
+from stages.mirror.client import Address, Client, Loops
 from stages.mirror.locked import Locked
 
 _CHUNK = 1 << 18
@@ -73,21 +70,19 @@ class Download:
         archive: str,
         file: Locked,
         partial: Path,
+        client: Client,
         limits: Limits,
         progress: Callable[[Locked, int], None],
     ) -> None:
         parts = urlsplit(archive)
-        self._authorization = _authorization(parts.username, parts.password)
-        host = parts.netloc.rpartition("@")[2]
         path = f"{parts.path.rstrip('/')}/{quote(file.pool_path, safe='/~')}"
-        self._url = urlunsplit((parts.scheme, host, path, parts.query, ""))
-        # For messages: a query may hold a token.
-        self.shown = urlunsplit((parts.scheme, host, path, "", ""))
+        self._address = Address(urlunsplit(parts._replace(path=path)))
+        self.shown = self._address.shown
         self._file = file
         self._partial = partial
+        self._client = client
         self._limits = limits
         self._progress = progress
-        self._opener = urllib.request.build_opener(_Redirects(host, self._authorization))
 
     def run(self, target: Path) -> None:
         """Download and put the checked file at `target`. Raises Gone, Mismatch or Unusable."""
@@ -145,44 +140,40 @@ class Download:
 
     def _fetch(self, partial: IO[bytes], start: int) -> int:
         """Append from byte `start` on; returns where the server really began."""
-        request = urllib.request.Request(
-            self._url, headers={"Accept-Encoding": "identity", "User-Agent": "disk-image"}
-        )
-        if self._authorization:
-            request.add_unredirected_header("Authorization", self._authorization)
+        headers = {"Accept-Encoding": "identity", "User-Agent": "disk-image"}
         if start:
-            request.add_header("Range", f"bytes={start}-")
+            headers["Range"] = f"bytes={start}-"
         try:
-            with self._opener.open(request, timeout=self._limits.timeout) as response:
+            response = self._client.get(self._address, headers)
+            try:
+                if response.status not in (200, 206):
+                    raise self._refusal(response, partial)
                 if start and not _continues(response, start):
                     start = 0
                 self._expect(response, start)
                 partial.truncate(start)
                 partial.seek(start)
                 self._copy(response, partial, start)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refusal(error, partial) from None
+            finally:
+                self._client.finish(response)
+        except Loops as error:
+            raise Unusable(f"{self.shown}: {error}") from None
         except (OSError, http.client.HTTPException) as error:
+            self._client.drop()
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise _Again(_described(reason)) from None
+            raise _Again(_described(error)) from None
         return start
 
-    def _refusal(self, error: urllib.error.HTTPError, partial: IO[bytes]) -> Exception:
-        if error.code in (404, 410):
+    def _refusal(self, response: http.client.HTTPResponse, partial: IO[bytes]) -> Exception:
+        if response.status in (404, 410):
             return Gone()
-        if error.code == 416:
+        if response.status == 416:
             partial.truncate(0)
             return _Again("the server can't continue the download", 0)
-        if error.code in _TRY_AGAIN:
-            return _Again(f"HTTP {error.code}", _retry_after(error.headers.get("Retry-After")))
-        if 300 <= error.code < 400:
-            return Unusable(
-                f"{self.shown}: redirects without end, or to no http address (HTTP {error.code})"
-            )
-        return Unusable(f"{self.shown}: HTTP {error.code}")
+        if response.status in _TRY_AGAIN:
+            return _Again(f"HTTP {response.status}", _retry_after(response.headers.get("Retry-After")))
+        return Unusable(f"{self.shown}: HTTP {response.status}")
 
     def _expect(self, response: http.client.HTTPResponse, start: int) -> None:
         """Refuse by the headers what can't be the file."""
@@ -215,35 +206,6 @@ class Download:
             raise _Again(f"truncated: expected {self._file.size} bytes, found {done}")
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Bounded redirections over http and https; credentials stay with their origin."""
-
-    max_redirections = 5
-
-    def __init__(self, host: str, authorization: str) -> None:
-        self._host = host
-        self._authorization = authorization
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        if urlsplit(newurl).scheme not in ("http", "https"):
-            raise urllib.error.HTTPError(self._host, code, msg, headers, fp)
-        request = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if (
-            request is not None
-            and self._authorization
-            and urlsplit(newurl)[:2] == urlsplit(req.full_url)[:2]
-        ):
-            request.add_unredirected_header("Authorization", self._authorization)
-        return request
-
-
-def _authorization(user: str | None, password: str | None) -> str:
-    if user is None:
-        return ""
-    pair = f"{unquote(user)}:{unquote(password or '')}".encode()
-    return "Basic " + base64.b64encode(pair).decode()
-
-
 def _continues(response: http.client.HTTPResponse, start: int) -> bool:
     return response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
@@ -260,7 +222,7 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def _described(error: object) -> str:
+def _described(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "stalled: no answer in time"
-    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else str(error)
+    return f"{type(error).__name__}: {error}"
