@@ -14,11 +14,12 @@ from pathlib import Path
 
 from pipelines.definition import OutputKind
 from pipelines.errors import StoreError
+from pipelines.locks import Lock
 from pipelines.records import Record
 from pipelines.sandbox import MOUNT_POINTS
 from pipelines.scratch import remove_tree, sweep
 from pipelines.sources import sha256_file
-from pipelines.store import Lock, Store
+from pipelines.store import Store
 
 DEFAULT_MAX_AGE = 30 * 86400.0
 
@@ -220,8 +221,8 @@ def _collect_trees(store: Store, results: list[tuple[Record, float]]) -> None:
 
 
 def _collect_old(store: Store, before: float) -> None:
-    """Partial downloads, logs, pointers to last results, accelerators and locks that nobody used since."""
-    for name in ("partial", "logs", "last"):
+    """Partial downloads, logs and accelerators that nobody used since, and all locks."""
+    for name in ("partial", "logs"):
         for folder, _, names in os.walk(store.root / name):
             for path in (Path(folder, name) for name in names):
                 if path.lstat().st_mtime < before:

@@ -4,7 +4,6 @@ process died.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -16,8 +15,9 @@ from pathlib import Path
 from secrets import token_hex
 
 from pipelines.errors import StoreError
+from pipelines.locks import Lock, try_lock, wait_lock
 from pipelines.sandbox import delete_containers, user_mapping
-from pipelines.store import Lock, Store
+from pipelines.store import Store
 
 # A package installation takes 1 GiB, a kernel tree with its objects 2 GiB, and both may run at once.
 ENOUGH_SHARED_MEMORY = 4 << 30
@@ -90,7 +90,7 @@ def work_folder(store: Store, label: str, base: Path) -> Iterator[Work]:
     with store.guard("making a work folder"):
         with _mutex(store):
             folder.mkdir()
-            lock = _try_lock(folder / _LOCK)
+            lock = try_lock(folder / _LOCK)
             assert lock is not None, "a new file has no other holder"
         # Noted before it is made: what exists is always known.
         (folder / _SCRATCH).write_text(str(scratch))
@@ -112,7 +112,7 @@ def sweep(store: Store) -> list[str]:
             for path in sorted((store.root / "work").iterdir()):
                 if path.suffix == ".part" and time.time() - path.lstat().st_mtime > _STALE_PART:
                     path.unlink()
-                elif path.is_dir() and (lock := _try_lock(path / _LOCK)) is not None:
+                elif path.is_dir() and (lock := try_lock(path / _LOCK)) is not None:
                     stale.append((path, lock))
         for path, lock in stale:
             _remove(path)
@@ -154,22 +154,7 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def _mutex(store: Store) -> Iterator[None]:
-    # Held for moments only, so waiting in flock(2) is fine.
     (store.root / "work").mkdir(parents=True, exist_ok=True)
     (store.root / "locks").mkdir(exist_ok=True)
-    descriptor = os.open(store.root / "locks" / "work", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with wait_lock(store.root / "locks" / "work"):
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(path: Path) -> Lock | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return Lock(descriptor)

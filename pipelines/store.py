@@ -18,12 +18,11 @@ whose lock nobody holds; the next one to run something removes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
@@ -32,6 +31,7 @@ from typing import IO
 from pipelines.definition import OutputKind, canonical_json
 from pipelines.errors import StoreError
 from pipelines.keys import Content, files_digest
+from pipelines.locks import Lock, try_lock, wait_lock
 from pipelines.records import Record, Signature, Stored, StoredFile
 from pipelines.sources import sha256_file
 
@@ -68,23 +68,6 @@ class Last:
 
     key: str
     same_output: bool = False
-
-
-class Lock:
-    """A held flock(2); it ends with `release` or with the process, however that ends."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Let the next one have it."""
-        os.close(self._descriptor)
-
-    def __enter__(self) -> Lock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class Store:
@@ -283,18 +266,12 @@ class Store:
 
     # Locks and work
 
-    def lock(self, name: str, *, shared: bool = False) -> Lock | None:
+    def lock(self, name: str) -> Lock | None:
         """Take a lock without waiting; None when another process (or another holder in this one) has it."""
         path = self.root / "locks" / name
         with self.guard(f"locking {name}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return Lock(descriptor)
+            return try_lock(path)
 
     @contextmanager
     def use(self, *, writing: bool = True) -> Iterator[Store]:
@@ -303,25 +280,15 @@ class Store:
         With `writing` False a store that can't be written, or isn't there, is used as it is.
         """
         held: Lock | None = None
-        try:
-            held = self._hold()
-        except StoreError:
-            if writing:
-                raise
+        with nullcontext() if writing else _if_writable(), self.guard("using the store"):
+            (self.root / "locks").mkdir(parents=True, exist_ok=True)
+            # Only collecting excludes users, and it is short.
+            held = wait_lock(self.root / "locks" / "store", shared=True)
         try:
             yield self
         finally:
             if held is not None:
                 held.release()
-
-    def _hold(self) -> Lock:
-        # Collecting is short, and only it excludes users: waiting in flock(2) itself is fine.
-        path = self.root / "locks" / "store"
-        with self.guard("using the store"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return Lock(descriptor)
 
     def open_log(self, plan: str, stage: str) -> IO[bytes]:
         """A new log for a stage, in place of its last one."""
