@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Json: TypeAlias = "None | bool | int | str | Sequence[Json] | Mapping[str, Json]"
 
@@ -59,6 +59,19 @@ class External:
 
 
 Input: TypeAlias = RecipeFile | StageOutput | External
+
+
+def _input_from_json(data: Mapping[str, str]) -> Input:
+    ((kind, value),) = data.items()
+    match kind:
+        case "recipe_file":
+            return RecipeFile(value)
+        case "external":
+            return External(value)
+        case "stage_output":
+            stage, _, output = value.rpartition(".")
+            return StageOutput(stage, output)
+    raise ValueError(f"no input is called {kind!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +130,23 @@ class Stage:
             "network": self.network,
             "accelerators": list(self.accelerators),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Stage:
+        """The definition that `to_json` gave."""
+        tools = None if data["tools"] is None else _input_from_json(data["tools"])
+        assert tools is None or isinstance(tools, StageOutput)
+        return cls(
+            name=data["name"],
+            program=Program(data["program"]["module"], tuple(data["program"]["paths"])),
+            source_date_epoch=data["source_date_epoch"],
+            outputs=tuple(Output(name, OutputKind(kind)) for name, kind in data["outputs"].items()),
+            params=data["params"],
+            inputs={name: _input_from_json(wanted) for name, wanted in data["inputs"].items()},
+            tools=tools,
+            network=data["network"],
+            accelerators=tuple(data["accelerators"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,25 +12,25 @@ from pipelines.commands.request import LOCK_TOOLS, Request, load_request, with_l
 from pipelines.errors import ArchiveError, DiskImageError, StageError, UsageError
 from pipelines.export import export_layout
 from pipelines.local import Pending, Results, Transport, cached
-from pipelines.lock import Lock, LockedFile, load_lock
 from pipelines.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipelines.evidence import Evidence
+    from pipelines.lock import Lock, LockedFile
 
 GONE, TOOLS_MIRROR = "gone", "mirror-tools-"
 
 
 def run(args: Namespace) -> int:
     """Build; with nothing to do it reads and hashes every input, and loads no scheduler."""
-    request = load_request(args)
-    target = _target(request, args)
-    if args.output is not None and target != "image":
-        raise UsageError(f"--output takes the whole image, not the stage {target}", "leave out --output")
     store = Store(args.store)
     with store.use():
+        request = load_request(args, store)
+        target = _target(request, args)
+        if args.output is not None and target != "image":
+            raise UsageError(f"--output takes the whole image, not the stage {target}", "leave out --output")
         request, results = _results(args, request, target, store)
         told: dict[str, object] = {
             "stages": [stage.to_json() for stage in results.stages],
@@ -74,7 +74,7 @@ def _results(args: Namespace, request: Request, target: str, store: Store) -> tu
                 raise _with_successors(args, request, error) from error
             # The recipe's lock and the tools' may both have fallen behind, each is renewed once.
             relocked.add(of_tools)
-            request = _relocked(args, request, error)
+            request = _relocked(args, request, error, store)
 
 
 def _run(args: Namespace, request: Request, target: str, store: Store, anew: Sequence[str]) -> Results:
@@ -131,16 +131,19 @@ def _name_version(file: LockedFile | None) -> str:
 
 def _locked_for(args: Namespace, request: Request, error: StageError) -> tuple[bool, Lock, str]:
     """Whether the failed mirror serves the tools, the lock it serves, and the command that relocks."""
+    from pipelines.lock import load_lock
+
     if error.stage.startswith(TOOLS_MIRROR):
         return True, load_lock(request.tools_lock_path, LOCK_TOOLS), LOCK_TOOLS
     command = f"disk-image lock {args.recipe}"
     return False, load_lock(request.lock_path, command), command
 
 
-def _relocked(args: Namespace, request: Request, error: StageError) -> Request:
+def _relocked(args: Namespace, request: Request, error: StageError, store: Store) -> Request:
     """Lock anew, beside the output, what the archive can't serve any more; say so, and plan with it."""
     from pipelines.archive import archives
     from pipelines.evidence import write_lock
+    from pipelines.recipe import load_recipe
     from pipelines.resolve import resolve
 
     if args.output is None:
@@ -155,11 +158,10 @@ def _relocked(args: Namespace, request: Request, error: StageError) -> Request:
         file=sys.stderr,
     )
     roots = archives(args.archive or ())
-    write_lock(path, *(_tools_anew(lock, roots) if of_tools else resolve(request.recipe, roots)))
-    lock_path, tools_path = request.lock_path, request.tools_lock_path
+    write_lock(path, *(_tools_anew(lock, roots) if of_tools else resolve(load_recipe(request.folder), roots)))
     if of_tools:
-        return with_locks(request.recipe, args.recipe, lock_path, path)
-    return with_locks(request.recipe, args.recipe, path, tools_path)
+        return with_locks(request.folder, request.lock_path, path, store)
+    return with_locks(request.folder, path, request.tools_lock_path, store)
 
 
 def _tools_anew(lock: Lock, roots: Sequence[str]) -> tuple[Lock, Evidence]:

@@ -12,9 +12,9 @@ from pipelines.store import Store
 
 def run(args: Namespace) -> int:
     """One line a stage; runs nothing."""
-    request = load_request(args)
     store = Store(args.store)
     with store.use(writing=False):
+        request = load_request(args, store)
         found = explain(request.plan, request.sources, store)
     if args.json:
         print(json.dumps([{"stage": one.stage, "result": one.result, "why": list(one.why)} for one in found]))

@@ -1,50 +1,103 @@
-"""What build, explain and lock start from: a recipe, its locks, the plan, and where everything is."""
+"""What build and explain start from: a recipe's folder, its locks, the plan, and where its sources are.
+
+Reading and checking a recipe and its locks costs more than everything else that a build with nothing to do does. So the plan is
+kept in the store under a digest of all that it is made from (the files, the planner's own code, the kind of machine): the
+same bytes give the same plan without being parsed and checked again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipelines.definition import Plan
-from pipelines.errors import RecipeError
-from pipelines.lock import Lock, load_lock
-from pipelines.plan import plan
-from pipelines.recipe import Recipe, SourceKernel, check_host_arch, load_recipe
+from pipelines.definition import Plan, Stage, canonical_json
+from pipelines.errors import RecipeError, StoreError
 from pipelines.sources import PROJECT, Sources
+
+if TYPE_CHECKING:
+    from pipelines.lock import Lock
+    from pipelines.recipe import Recipe
+    from pipelines.store import Store
 
 TOOLS_LOCK = PROJECT / "stages" / "tools.lock"
 LOCK_TOOLS = "disk-image lock --tools"
+# The code that turns the files into a plan.
+_PLANNER = ("commands/request.py", "definition.py", "lock.py", "plan.py", "recipe.py", "toml_model.py")
 
 
 @dataclass(frozen=True)
 class Request:
     """One recipe with the locks in force."""
 
-    recipe: Recipe
+    folder: Path
     lock_path: Path
     tools_lock_path: Path
     plan: Plan
     sources: Sources
 
 
-def load_request(args: Namespace) -> Request:
+def load_request(args: Namespace, store: Store) -> Request:
     """Read what the command line names. Raises RecipeError for a recipe or lock that can't be built here."""
-    recipe = load_recipe(args.recipe)
+    return with_locks(args.recipe, args.lock or args.recipe / "lock.json", args.tools_lock or TOOLS_LOCK, store)
+
+
+def with_locks(folder: Path, lock_path: Path, tools_lock_path: Path, store: Store) -> Request:
+    """The plan of the recipe in `folder` under these locks."""
+    kept = _kept(store, folder / "recipe.toml", lock_path, tools_lock_path)
+    plan = _read(kept) if kept else None
+    if plan is None:
+        plan = _plan(folder, lock_path, tools_lock_path)
+        if kept:
+            stages = [stage.to_json() for stage in plan.stages]
+            try:
+                store.write(kept, canonical_json({"name": plan.name, "stages": stages}))
+            except StoreError:
+                # A store that can't be written may still hold everything that is needed.
+                pass
+    return Request(folder, lock_path, tools_lock_path, plan, Sources(recipe=folder))
+
+
+def _kept(store: Store, *files: Path) -> Path | None:
+    """Where the plan made from these files is kept; None when one of them can't be read, which planning will explain."""
+    digest = hashlib.sha256(platform.machine().encode())
+    try:
+        for path in (*files, *(PROJECT / "pipelines" / name for name in _PLANNER)):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    except OSError:
+        return None
+    return store.root / "plans" / f"{digest.hexdigest()}.json"
+
+
+def _read(kept: Path) -> Plan | None:
+    try:
+        loaded = json.loads(kept.read_bytes())
+        return Plan(loaded["name"], tuple(Stage.from_json(stage) for stage in loaded["stages"]))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        return None
+
+
+def _plan(folder: Path, lock_path: Path, tools_lock_path: Path) -> Plan:
+    from pipelines.lock import load_lock
+    from pipelines.plan import plan
+    from pipelines.recipe import check_host_arch, load_recipe
+
+    recipe = load_recipe(folder)
     check_host_arch(recipe)
-    return with_locks(recipe, args.recipe, args.lock or args.recipe / "lock.json", args.tools_lock or TOOLS_LOCK)
-
-
-def with_locks(recipe: Recipe, folder: Path, lock_path: Path, tools_lock_path: Path) -> Request:
-    """The plan of `recipe` under these locks."""
     lock = load_lock(lock_path, f"disk-image lock {folder}")
     tools = load_tools_lock(tools_lock_path, recipe.arch)
     _check_lock(recipe, folder, lock, lock_path)
-    return Request(recipe, lock_path, tools_lock_path, plan(recipe, lock, tools), Sources(recipe=folder))
+    return plan(recipe, lock, tools)
 
 
 def load_tools_lock(path: Path, arch: str) -> Lock:
     """The tools' lock; RecipeError when it is for another architecture."""
+    from pipelines.lock import load_lock
+
     tools = load_lock(path, LOCK_TOOLS)
     if tools.arch != arch:
         raise RecipeError(
@@ -59,6 +112,8 @@ def _check_lock(recipe: Recipe, folder: Path, lock: Lock, path: Path) -> None:
     for field, wanted, found in (("suite", recipe.suite, lock.suite), ("arch", recipe.arch, lock.arch)):
         if wanted != found:
             raise RecipeError(f"{path}: {field}: the recipe says {wanted!r}, the lock {found!r}", relock)
+    from pipelines.recipe import SourceKernel
+
     kernel = recipe.kernel.source if isinstance(recipe.kernel, SourceKernel) else recipe.kernel.package
     asked = {"root": sorted(recipe.packages), "kernel": [kernel]}
     for name, packages in asked.items():
