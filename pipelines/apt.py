@@ -83,6 +83,7 @@ class Apt:
     def __init__(self, folder: Path, sources: Sequence[Source], arch: str, keyring: Path) -> None:
         self.folder = folder
         self.sources = tuple(sources)
+        self.arch = arch
         self.keyring = keyring
         self._stanzas: dict[str, list[Stanza]] | None = None
         for name in (
@@ -145,10 +146,20 @@ class Apt:
         return found
 
     def _index(self, suite: str) -> Iterator[Stanza]:
-        (path,) = self.folder.glob(f"state/lists/*dists_{suite}_main_binary-*_Packages")
-        for text in path.read_text().split("\n\n"):
-            if text.strip():
-                yield Stanza(dict(_fields(text)))
+        name = f"main/binary-{self.arch}/Packages"
+        paths = list(self.folder.glob(f"state/lists/*dists_{suite}_{name.replace('/', '_')}"))
+        if not paths and not re.search(
+            rf"^ [0-9a-f]{{64}} +0 {name}$", self.release(suite).read_text(), re.MULTILINE
+        ):
+            # apt keeps no file for an empty index (an unused suite's); a missing one it only notes.
+            raise ArchiveError(
+                f"{suite}: the archive has no index {name}",
+                f"use an archive that serves the architecture {self.arch}",
+            )
+        for path in paths:
+            for text in path.read_text().split("\n\n"):
+                if text.strip():
+                    yield Stanza(dict(_fields(text)))
 
     def _run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}

@@ -34,7 +34,7 @@ class LockedFile(BaseModel):
 class Lock(BaseModel):
     """`packages` are to be installed or unpacked; `sources` hold source code that a stage builds.
 
-    `requested` are the names that each set was resolved from, so that a lock made before its recipe changed is seen.
+    `requested` are the names that each set was resolved from: a lock made before its recipe changed is seen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +74,7 @@ def _order(file: LockedFile) -> tuple[str, str, str]:
 
 
 def load_lock(path: Path, command: str) -> Lock:
-    """Read a lock. Raises RecipeError naming the entry and field that break a rule; `command` would make a new one."""
+    """Read a lock. Raises RecipeError naming entry, field and rule; `command` would make a new one."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -150,10 +150,10 @@ class Recipe(_Model):
     cmdline: tuple[Annotated[str, Field(pattern=r"^[\x21-\x7e]+$")], ...] = ()
     variants: Annotated[tuple[str, ...], Field(min_length=1)] = BUILT_VARIANTS
     kernel: Kernel
-    initramfs: Initramfs = Initramfs()
+    initramfs: Initramfs = Field(default_factory=Initramfs)
     files: tuple[File, ...] = ()
     users: tuple[User, ...] = ()
-    units: Units = Units()
+    units: Units = Field(default_factory=Units)
 
 
 def load_recipe(folder: Path) -> Recipe:
@@ -182,7 +182,7 @@ def check_host_arch(recipe: Recipe) -> None:
     """Raise RecipeError unless the recipe is for this machine's architecture: nothing is cross-built yet."""
     if recipe.arch != host_arch():
         raise RecipeError(
-            f"{recipe.platform_slug}: arch: expected {host_arch()!r}, as this machine is, found {recipe.arch!r}",
+            f"{recipe.platform_slug}: arch: expected {host_arch()!r}, found {recipe.arch!r}",
             f"build it on an {recipe.arch} machine",
         )
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import cmp_to_key
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,7 +16,7 @@ from pipelines.errors import ArchiveError, RecipeError
 from pipelines.evidence import Evidence, evidence_of
 from pipelines.lock import SCHEMA, Lock, LockedFile
 from pipelines.recipe import Recipe, SourceKernel
-from pipelines.relations import clauses, compare
+from pipelines.relations import clauses
 from pipelines.relock import only
 from pipelines.tools import Tools
 
@@ -44,12 +42,6 @@ _NOT_IN_INITRAMFS = frozenset(
         *("libtinfo6", "libuuid1"),
     )
 )
-_VERSIONED = re.compile(r"\d+([.+-]?(\d+|deb\d+))*")
-
-
-def suites_of(suite: str) -> tuple[str, ...]:
-    """A stable suite is always used with its updates and its security archive."""
-    return (suite, f"{suite}-updates", f"{suite}-security")
 
 
 def resolve(
@@ -68,7 +60,7 @@ def resolve(
     archive of one's own). Raises ArchiveError when an index is not verified or the packages don't resolve,
     RecipeError for a package that does not exist.
     """
-    with _indexes(_sources(archives, suites_of(recipe.suite)), recipe.arch, keys) as apt:
+    with indexes(sources_of(archives, recipe.suite), recipe.arch, keys) as apt:
         wanted = recipe.kernel.source if isinstance(recipe.kernel, SourceKernel) else recipe.kernel.package
         _known(apt, {**dict.fromkeys(recipe.packages, "packages"), wanted: "kernel"})
         asked = {*recipe.packages, *_essential(apt)}
@@ -104,7 +96,7 @@ def resolve_tools(
             f"--accept-expired: expected an extra suite of the tools, found {', '.join(unknown)}",
             f"extra suites are: {', '.join(extra.suite for extra in tools.extra) or 'none'}",
         )
-    with _indexes(_tools_sources(tools, archives, expired), arch, keys) as apt:
+    with indexes(tools_sources(tools, archives, expired), arch, keys) as apt:
         sets: dict[str, list[Identity]] = {}
         requested: dict[str, tuple[str, ...]] = {}
         for name, members in sorted(tools.sets.items()):
@@ -119,36 +111,6 @@ def resolve_tools(
                 update, locked, lock, asked=asked, kernel=None, stanza_of=lambda file: _indexed(apt, file)
             )
         return lock, evidence_of(apt)
-
-
-def successors(
-    gone: Iterable[LockedFile],
-    lock: Lock,
-    archives: Sequence[str],
-    *,
-    tools: Tools | None = None,
-    keys: Path | None = None,
-) -> dict[str, LockedFile | None]:
-    """For files of `lock` that the archive no longer has: by name, the newest file it has instead, or None.
-
-    A name with a version in it (a kernel image's, python3.13's) is succeeded by the newest package whose
-    name differs in that alone. `tools` says that `lock` is the tools'. Nothing is taken on this word, so an
-    extra suite may be expired.
-    """
-    if tools is None:
-        sources = _sources(archives, suites_of(lock.suite))
-    else:
-        sources = _tools_sources(tools, archives, [extra.suite for extra in tools.extra])
-    with _indexes(sources, lock.arch, keys) as apt:
-        families: dict[str, list[Stanza]] = {}
-        for name, stanzas in apt.stanzas().items():
-            families.setdefault(_family(name), []).extend(stanzas)
-        found: dict[str, LockedFile | None] = {}
-        for file in gone:
-            same = apt.stanzas().get(file.name) or families.get(_family(file.name), [])
-            newest = max(same, key=cmp_to_key(_older), default=None)
-            found[file.name] = None if newest is None else locked_file(newest, file.sets)
-        return found
 
 
 def locked_file(stanza: Stanza, sets: Iterable[str]) -> LockedFile:
@@ -170,12 +132,15 @@ def locked_file(stanza: Stanza, sets: Iterable[str]) -> LockedFile:
         ) from None
 
 
-def _sources(archives: Sequence[str], suites: Sequence[str]) -> list[Source]:
-    return [Source(root, suite) for suite, root in serving(archives, suites).items()]
+def sources_of(archives: Sequence[str], suite: str) -> list[Source]:
+    """A stable suite with its updates and its security archive, wherever they are served."""
+    suites = (suite, f"{suite}-updates", f"{suite}-security")
+    return [Source(root, name) for name, root in serving(archives, suites).items()]
 
 
-def _tools_sources(tools: Tools, archives: Sequence[str], expired: Collection[str]) -> list[Source]:
-    sources = _sources(archives, suites_of(tools.suite))
+def tools_sources(tools: Tools, archives: Sequence[str], expired: Collection[str]) -> list[Source]:
+    """The tools' suite as every suite, and of each extra suite its packages alone."""
+    sources = sources_of(archives, tools.suite)
     for extra in tools.extra:
         root = serving(archives, [extra.suite])[extra.suite]
         sources.append(Source(root, extra.suite, extra.packages, extra.suite in expired))
@@ -183,7 +148,8 @@ def _tools_sources(tools: Tools, archives: Sequence[str], expired: Collection[st
 
 
 @contextmanager
-def _indexes(sources: Sequence[Source], arch: str, keys: Path | None) -> Iterator[Apt]:
+def indexes(sources: Sequence[Source], arch: str, keys: Path | None) -> Iterator[Apt]:
+    """An apt over the verified indexes of `sources`, for as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="disk-image-lock-") as folder:
         apt = Apt(Path(folder), sources, arch, keys or keyring())
         apt.update()
@@ -284,11 +250,3 @@ def _lock(
         "sources": sources,
     }
     return Lock.model_validate(fields).ordered()
-
-
-def _family(name: str) -> str:
-    return _VERSIONED.sub("#", name)
-
-
-def _older(left: Stanza, right: Stanza) -> int:
-    return compare(left.fields["Version"], right.fields["Version"])

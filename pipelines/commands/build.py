@@ -104,7 +104,7 @@ def transport(args: Namespace) -> Transport:
 def _with_successors(args: Namespace, request: Request, error: StageError) -> StageError:
     """The same failure, saying what the archive has instead and the command that takes it."""
     from pipelines.archive import archives
-    from pipelines.resolve import successors
+    from pipelines.successors import successors
     from pipelines.tools import load_tools
 
     of_tools, lock, command = _locked_for(args, request, error)
