@@ -1,0 +1,1 @@
+"""The rootfs stage: packages, kernel modules and what the recipe adds, as one tree."""
