@@ -199,7 +199,7 @@ def _initramfs(recipe: Recipe) -> Stage:
 def _image(recipe: Recipe) -> Stage:
     return Stage(
         name="image",
-        program=_program("image", "canonical_tar", "packs"),
+        program=_program("image", "fsverity", "packs"),
         source_date_epoch=recipe.source_date_epoch,
         tools=StageOutput("tools-image", "tree"),
         inputs={

@@ -1,0 +1,1 @@
+"""The image stage: kernel, initramfs, metadata and objects become one OCI artifact on disk."""
