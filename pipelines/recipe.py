@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 from collections.abc import Hashable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -261,11 +262,15 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
 
 
 def _unusable(folder: Path, source: str) -> str | None:
-    path = (folder / source).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    path = os.path.realpath(folder / source)
+    if not Path(path).is_relative_to(os.path.realpath(folder)):
         return f"leads to {path}, outside the recipe's folder"
-    if not path.exists():
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
         return "does not exist"
-    if not path.is_file():
+    except OSError as error:
+        return f"can't be used: {error.strerror}"
+    if not stat.S_ISREG(kind):
         return "is not a regular file"
     return None if os.access(path, os.R_OK) else "is not readable"

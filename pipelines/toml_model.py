@@ -49,10 +49,13 @@ def load(path: Path, model: type[Model]) -> Model:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not TOML: {error}", "correct that line") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: not TOML: arrays or tables nested without end", "close them") from None
     try:
         return model.model_validate(_tuples(data))
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        # A misspelt key first: what is missing is missing for it.
+        problems = sorted(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         what, hint = _explained(problems[0], model)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise broken(path, text, _path(problems[0]["loc"]), what + more, hint) from None
