@@ -1,7 +1,8 @@
 """tree → metadata, digest, dump, objects.
 
-Everything is computed from the canonical tar's entries, never from a directory walk, which loses hard links and
-picks up live times. The digest is computed twice, by mkcomposefs and here; a difference stops the build.
+Everything is computed from the canonical tar's entries, never from a directory walk, which loses hard links
+and picks up live times. The digest is computed twice, by mkcomposefs and here; a difference stops the
+build.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def program(job: Job) -> None:
         lines.writelines(objects.index(found, sources))
     digest = _metadata(job.output("dump"), job.output("metadata"))
     job.output("digest").write_text(digest + "\n")
-    print(f"{len(entries)} entries, {len(found)} of them larger than {dump.INLINE_MOST} bytes; sha256:{digest}")
+    print(
+        f"{len(entries)} entries, {len(found)} of them larger than {dump.INLINE_MOST} bytes; sha256:{digest}"
+    )
 
 
 def _paths(entries: Sequence[Entry]) -> dict[str, str | None]:
@@ -63,7 +66,7 @@ def _paths(entries: Sequence[Entry]) -> dict[str, str | None]:
 
 
 def _sources(entries: Sequence[Entry], by_path: dict[str, str]) -> dict[str, str]:
-    """A hard link's content is where its first path is: the smallest name of all its paths' packages has it."""
+    """A hard link's content is at its first path: the smallest name of all its paths' packages has it."""
     for entry in entries:
         if entry.kind is Kind.HARDLINK and entry.path in by_path:
             by_path[entry.target] = min(by_path[entry.path], by_path.get(entry.target, by_path[entry.path]))

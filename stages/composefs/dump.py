@@ -1,9 +1,9 @@
 """A canonical tar's entries as composefs-dump(5) text, in the one spelling on which every encoder agrees.
 
-Depth first, names sorted by bytes; a hard link's line with the metadata is its first name in that order, which
-is where encoders put the inode; NLINK counts names (directories: 2 and one for each folder inside); content of
-up to 64 bytes stands inline, as mkcomposefs does itself (LCFS_RECOMMENDED_INLINE_CONTENT_MAX); a larger file's
-payload is its object's name in the store, `xx/rest` of its fs-verity digest.
+Depth first, names sorted by bytes; a hard link's line with the metadata is its first name in that order,
+which is where encoders put the inode; NLINK counts names (directories: 2 and one for each folder inside);
+content of up to 64 bytes stands inline, as mkcomposefs does itself (LCFS_RECOMMENDED_INLINE_CONTENT_MAX); a
+larger file's payload is its object's name in the store, `xx/rest` of its fs-verity digest.
 """
 
 from __future__ import annotations
@@ -98,9 +98,11 @@ def lines(entries: Sequence[Entry], contents: Mapping[str, Content]) -> Iterator
 
 
 def _depth_first(entries: Sequence[Entry]) -> Iterator[tuple[bytes, Entry]]:
-    """Escaped absolute paths and entries. A tar sorts `a-b` before `a/x`; here a folder's content follows it."""
+    """Escaped absolute paths and entries; where a tar sorts `a-b` before `a/x`, here it is the reverse."""
     # No name holds a zero byte, and none is smaller: sorting it in the slash's place sorts name by name.
-    ordered = sorted((os.fsencode(entry.path).replace(b"/", b"\0"), entry.path, entry) for entry in entries[1:])
+    ordered = sorted(
+        (os.fsencode(entry.path).replace(b"/", b"\0"), entry.path, entry) for entry in entries[1:]
+    )
     yield b"/", entries[0]
     for _, path, entry in ordered:
         yield escape(b"/" + os.fsencode(path)), entry

@@ -1,5 +1,5 @@
-"""The image's own documents: its configuration and its build manifest. Facts of the content only: who built it,
-from which commit, lock or base image, and when, stands in the signed provenance.
+"""The image's own documents: its configuration and its build manifest. Facts of the content only: who built
+it, from which commit, lock or base image, and when, stands in the signed provenance.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ COMPOSEFS_VERSION = 0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the image is: `cmdline` is the recipe's words, `composefs` the metadata image's fs-verity digest in
-    hex.
+    """What the image is: `cmdline` is the recipe's words, `composefs` the metadata image's fs-verity digest
+    in hex.
     """
 
     arch: str
@@ -50,7 +50,7 @@ def config(facts: Facts) -> Mapping[str, Any]:
 
 
 def build_manifest(facts: Facts, layers: Sequence[Descriptor]) -> Mapping[str, Any]:
-    """`build-manifest.json`; `layers` are all layers but this one. What is null here is in the provenance."""
+    """`build-manifest.json`; `layers` are all layers but this one. What is null is in the provenance."""
     return {
         "schema_version": BUILD_MANIFEST_VERSION,
         "arch": facts.arch,

@@ -15,8 +15,8 @@ from stages.shared.packs import Object
 # Never change these alone: every image's packs are cut by them.
 BUCKETS = 48
 LARGE = 64 << 20
-# 64 layers at most, which all registries and clients take: the build manifest, kernel, initramfs and metadata,
-# the buckets, the last pack, and what is left for large objects.
+# 64 layers at most, which all registries and clients take: the build manifest, kernel, initramfs and
+# metadata, the buckets, the last pack, and what is left for large objects.
 MOST_LAYERS = 64
 MOST_LARGE = MOST_LAYERS - 4 - BUCKETS - 1
 NOBODY = "-"
@@ -38,13 +38,14 @@ def bucket(source: str) -> int:
 def packs(objects: Iterable[Sourced]) -> Mapping[str, list[Object]]:
     """Pack title → its objects; only packs that have any, in the order of the image's layers.
 
-    First the buckets by number, then large objects one by one, then what belongs to no package. Where an image
-    has more than MOST_LARGE large objects, the largest have packs of their own and the rest stay with
+    First the buckets by number, then large objects one by one, then what belongs to no package. Where an
+    image has more than MOST_LARGE large objects, the largest have packs of their own and the rest stay with
     their packages.
     """
     listed = list(objects)
     large = sorted(
-        (each.content for each in listed if each.content.size > LARGE), key=lambda each: (-each.size, each.digest)
+        (each.content for each in listed if each.content.size > LARGE),
+        key=lambda each: (-each.size, each.digest),
     )
     alone = {each.digest for each in large[:MOST_LARGE]}
     buckets: dict[int, list[Object]] = {}

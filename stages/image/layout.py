@@ -1,5 +1,5 @@
-"""Writing an OCI image layout: blobs under their digests, `index.json`, `oci-layout` (OCI image specification
-1.1). Every blob is hashed once, while it is written.
+"""Writing an OCI image layout: blobs under their digests, `index.json`, `oci-layout` (OCI image
+specification 1.1). Every blob is hashed once, while it is written.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class Layout:
         self._blobs.mkdir(parents=True)
 
     def add(
-        self, media_type: str, write: Callable[[BinaryIO], None], annotations: Mapping[str, str] | None = None
+        self,
+        media_type: str,
+        write: Callable[[BinaryIO], None],
+        annotations: Mapping[str, str] | None = None,
     ) -> Descriptor:
         """The blob that `write` writes."""
         partial = self._folder / "partial"
@@ -66,11 +69,15 @@ class Layout:
         partial.rename(self._blobs / digest)
         return Descriptor(media_type, digest, hashed.size, annotations or {})
 
-    def add_bytes(self, media_type: str, content: bytes, annotations: Mapping[str, str] | None = None) -> Descriptor:
+    def add_bytes(
+        self, media_type: str, content: bytes, annotations: Mapping[str, str] | None = None
+    ) -> Descriptor:
         """A blob of these bytes."""
         return self.add(media_type, lambda output: _written(output, content), annotations)
 
-    def add_file(self, media_type: str, path: Path, annotations: Mapping[str, str] | None = None) -> Descriptor:
+    def add_file(
+        self, media_type: str, path: Path, annotations: Mapping[str, str] | None = None
+    ) -> Descriptor:
         """A copy of a file as a blob."""
 
         def copy(output: BinaryIO) -> None:

@@ -35,13 +35,13 @@ class _Package:
 def source_packages(paths: Mapping[str, str | None], read: Read) -> dict[str, str]:
     """Path → source package's name, for every path of the root that an installed package ships.
 
-    `paths` are all paths of the root (relative, without `./`), each with its text if it is a symbolic link and
-    None otherwise; `read` gives a regular file's content, None when there is no such file. Paths of the lists
-    are followed through the root's links to directories (merged /usr) and through diversions. Where several
-    packages list a path (directories, mostly), the smallest source name is the owner.
+    `paths` are all paths of the root (relative, without `./`), each with its text if it is a symbolic link
+    and None otherwise; `read` gives a regular file's content, None when there is no such file. Paths of the
+    lists are followed through the root's links to directories (merged /usr) and through diversions. Where
+    several packages list a path (directories, mostly), the smallest source name is the owner.
 
-    Left out, because they are no package's content: dpkg's own database, and configuration files that are not
-    what their package shipped. A root without a dpkg database has no packages.
+    Left out, because they are no package's content: dpkg's own database, and configuration files that are
+    not what their package shipped. A root without a dpkg database has no packages.
     """
     status = read(_STATUS)
     if status is None:
@@ -111,7 +111,9 @@ class _Resolver:
                 continue
             links += 1
             if links > _MOST_LINKS:
-                raise Failure(f"/{path}: more than {_MOST_LINKS} symbolic links", "the root has a loop of links")
+                raise Failure(
+                    f"/{path}: more than {_MOST_LINKS} symbolic links", "the root has a loop of links"
+                )
             if target.startswith("/"):
                 done.clear()
             pending += target.split("/")[::-1]
@@ -134,7 +136,9 @@ def _packages(status: bytes) -> Iterator[_Package]:
             continue
         # «Source: name (version)» when the version differs; no field at all when the name is the package's.
         source = (fields.get("Source") or fields["Package"]).split()[0]
-        yield _Package(fields["Package"], fields["Architecture"], source, _conffiles(fields.get("Conffiles", "")))
+        yield _Package(
+            fields["Package"], fields["Architecture"], source, _conffiles(fields.get("Conffiles", ""))
+        )
 
 
 def _fields(stanza: str) -> dict[str, str]:

@@ -36,8 +36,8 @@ _TASK = 4 << 20
 class Merkle:
     """What a file system stores to make one file verity.
 
-    `tree` is the Merkle tree as stored: the top level first, each level padded with zeros to whole blocks; it
-    is empty for files of at most one block. `descriptor` has 256 bytes; `digest` is its sha256 in hex.
+    `tree` is the Merkle tree as stored: the top level first, each level padded with zeros to whole blocks;
+    it is empty for files of at most one block. `descriptor` has 256 bytes; `digest` is its sha256 in hex.
     """
 
     tree: bytes
@@ -91,7 +91,9 @@ def merkle(data: BinaryIO | bytes | memoryview, size: int | None = None) -> Merk
             hasher.update(chunk)
             found += len(chunk)
     if size is not None and found != size:
-        raise Failure(f"expected {size} bytes to measure, found {found}", "the file was truncated; make it again")
+        raise Failure(
+            f"expected {size} bytes to measure, found {found}", "the file was truncated; make it again"
+        )
     return hasher.merkle()
 
 
@@ -172,8 +174,8 @@ def _in_workers(
     if workers <= 1:
         return [work(task) for task in tasks]
     fork = multiprocessing.get_context("fork")
-    # Task numbers go through one pipe that all workers read; reads of so few bytes are never split (pipe(7)).
-    # A pipe holds 64 KiB: the numbers are written before anyone reads, so they have to fit.
+    # Task numbers go through one pipe that all workers read; reads of so few bytes are never split
+    # (pipe(7)). A pipe holds 64 KiB: the numbers are written before anyone reads, so they have to fit.
     if len(tasks) > 16384:
         half = len(tasks) // 2
         return _in_workers(work, tasks[:half], workers) + _in_workers(work, tasks[half:], workers)

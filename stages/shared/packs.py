@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import zstandard
 
@@ -66,7 +66,9 @@ class Stored:
     size: int
 
 
-def write(source: memoryview, objects: Iterable[Object], output: BinaryIO, workers: int | None = None) -> None:
+def write(
+    source: memoryview, objects: Iterable[Object], output: BinaryIO, workers: int | None = None
+) -> None:
     """Write the pack of `objects`, whose content is in `source` (a mapped file), sorted by digest.
 
     One thread alone compresses an object, so the bytes are the same for any number of `workers` (one a CPU
@@ -99,11 +101,12 @@ _kept = threading.local()
 
 
 def _compressor() -> zstandard.ZstdCompressor:
-    """This thread's: making one costs more than compressing a small object. No content checksum: the fs-verity
-    digest says more.
-    """
+    """This thread's own: making one costs more than compressing a small object."""
     if not hasattr(_kept, "compressor"):
-        _kept.compressor = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=False)
+        # No content checksum: the object's fs-verity digest says more.
+        _kept.compressor = zstandard.ZstdCompressor(
+            level=LEVEL, write_content_size=True, write_checksum=False
+        )
     found: zstandard.ZstdCompressor = _kept.compressor
     return found
 
@@ -136,7 +139,7 @@ def _frames(
 def _content(source: memoryview, wanted: Object) -> memoryview:
     if not 0 <= wanted.offset <= wanted.offset + wanted.size <= len(source):
         raise Failure(
-            f"object {wanted.digest}: {wanted.offset}+{wanted.size} is not inside the {len(source)} bytes given",
+            f"object {wanted.digest}: {wanted.offset}+{wanted.size} is not inside {len(source)} bytes",
             "the list of objects is of another file",
         )
     return source[wanted.offset : wanted.offset + wanted.size]
@@ -157,11 +160,11 @@ Ranges = Callable[[int, int], bytes]
 
 
 class Reader:
-    """A pack read by ranges. `read(offset, length)` gives exactly that range or raises; `size` is the pack's.
+    """A pack of `size` bytes, read by ranges: `read(offset, length)` gives exactly that range or raises.
 
-    Opening makes two reads and refuses (Failure) every index that `write` could not have made: entries out of
-    order or twice, frames that overlap, leave gaps or lie outside, sizes that no frame of that length can
-    have, or that pass `most` bytes for one object.
+    Opening makes two reads and refuses (Failure) every index that `write` could not have made: entries out
+    of order or twice, frames that overlap, leave gaps or lie outside, sizes that no frame of that length
+    can have, or that pass `most` bytes for one object.
     """
 
     def __init__(self, read: Ranges, size: int, *, name: str = "pack", most: int = 4 << 30) -> None:
@@ -171,7 +174,7 @@ class Reader:
         self.entries: Mapping[str, Stored] = self._index(size)
 
     def fetch(self, digest: str) -> bytes:
-        """An object's content, whole and verified; Failure if it isn't there or is not what its name says."""
+        """An object's content, whole and verified; Failure if it is absent or not what its name says."""
         return b"".join(self.stream(digest))
 
     def stream(self, digest: str) -> Iterator[bytes]:
@@ -183,7 +186,8 @@ class Reader:
         entry = self.entries.get(digest)
         if entry is None:
             raise Failure(
-                f"{self._name}: no object {digest}", "another pack has it, or the image's packs are incomplete"
+                f"{self._name}: no object {digest}",
+                "another pack has it, or the image's packs are incomplete",
             )
         hasher = fsverity.Hasher()
         found = 0
@@ -195,9 +199,13 @@ class Reader:
                 hasher.update(piece)
                 yield piece
         except zstandard.ZstdError as error:
-            raise self._refused(f"object {digest}: not one zstd frame of {entry.size} bytes: {error}") from None
+            raise self._refused(
+                f"object {digest}: not one zstd frame of {entry.size} bytes: {error}"
+            ) from None
         if found != entry.size:
-            raise self._refused(f"object {digest}: expected {entry.size} bytes of content, found {found} or more")
+            raise self._refused(
+                f"object {digest}: expected {entry.size} bytes of content, found {found} or more"
+            )
         measured = hasher.merkle().digest
         if measured != digest:
             raise self._refused(f"object {digest}: its content's fs-verity digest is {measured}")
@@ -212,10 +220,14 @@ class Reader:
             )
         decompressor = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW)
         if entry.size < _STREAMED:
-            rest = self._read(entry.offset + len(start), entry.length - len(start)) if len(start) < entry.length else b""
+            rest = (
+                self._read(entry.offset + len(start), entry.length - len(start))
+                if len(start) < entry.length
+                else b""
+            )
             yield decompressor.decompress(start + rest, max_output_size=entry.size, allow_extra_data=False)
             return
-        source = _Frame(self._read, entry, start)
+        source = cast(BinaryIO, _Frame(self._read, entry, start))
         with decompressor.stream_reader(source, read_across_frames=False, closefd=False) as content:
             while piece := content.read(_CHUNK):
                 yield piece
@@ -243,12 +255,18 @@ class Reader:
             if found and key <= last:
                 raise self._refused(f"object {entry.digest}: out of order or twice in the index")
             if offset < end:
-                raise self._refused(f"object {entry.digest}: its frame at {offset} overlaps the one before, to {end}")
+                raise self._refused(
+                    f"object {entry.digest}: its frame at {offset} overlaps the one before, to {end}"
+                )
             if offset > end:
-                raise self._refused(f"object {entry.digest}: expected its frame at byte {end}, found {offset}")
+                raise self._refused(
+                    f"object {entry.digest}: expected its frame at byte {end}, found {offset}"
+                )
             end, last = offset + stored, key
             if end > start or stored == 0:
-                raise self._refused(f"object {entry.digest}: its frame {offset}+{stored} is not before byte {start}")
+                raise self._refused(
+                    f"object {entry.digest}: its frame {offset}+{stored} is not before byte {start}"
+                )
             if content > self._most or content > stored * _MOST_RATIO:
                 raise self._refused(
                     f"object {entry.digest}: {content} bytes from a frame of {stored}; at most "
