@@ -70,19 +70,16 @@ def read(layout: Path) -> Image:
             )
         return found[0]
 
-    verity = config.get("fsverity")
-    verity = verity if isinstance(verity, Mapping) else {}
-    if verity.get("algorithm") != "sha256":
-        raise Failure(
-            f"the config: expected fsverity.algorithm sha256, found {verity.get('algorithm')!r}", _HINT
-        )
-    digest = _text(verity, "digest", "fsverity.digest")
+    algorithm = _text(config, "fsverity_algorithm")
+    if algorithm != "sha256":
+        raise Failure(f"the config: expected fsverity_algorithm sha256, found {algorithm!r}", _HINT)
+    digest = _text(config, "fsverity_digest")
     if not _HEX.fullmatch(digest):
-        raise Failure(f"the config: expected fsverity.digest as 64 hex digits, found {digest[:80]!r}", _HINT)
+        raise Failure(f"the config: expected fsverity_digest as 64 hex digits, found {digest[:80]!r}", _HINT)
     return Image(
         manifest_digest=manifest_digest,
-        arch=_text(config, "arch", "arch"),
-        command_line=_text(config, "command_line", "command_line"),
+        arch=_text(config, "arch"),
+        command_line=_text(config, "cmdline"),
         digest=digest,
         kernel=one(_KERNEL),
         initramfs=one(_INITRAMFS),
@@ -155,8 +152,8 @@ def _list(value: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     return found
 
 
-def _text(value: Mapping[str, Any], name: str, where: str) -> str:
+def _text(value: Mapping[str, Any], name: str) -> str:
     found = value.get(name)
     if not isinstance(found, str) or not found:
-        raise Failure(f"the config: expected a text as {where}, found {found!r}", _HINT)
+        raise Failure(f"the config: expected a text as {name}, found {found!r}", _HINT)
     return found

@@ -47,8 +47,9 @@ class Layout:
         self.metadata = b"metadata image" * 1000
         self.config = {
             "arch": "amd64",
-            "command_line": f"console=ttyS0 composefs={fsverity.digest(self.metadata)}",
-            "fsverity": {"algorithm": "sha256", "digest": fsverity.digest(self.metadata)},
+            "cmdline": f"console=ttyS0 composefs={fsverity.digest(self.metadata)}",
+            "fsverity_algorithm": "sha256",
+            "fsverity_digest": fsverity.digest(self.metadata),
             **config,
         }
         source = b"".join(objects)
@@ -123,17 +124,17 @@ def _escaping_digest(made: Layout) -> Path:
 
 
 def _other_algorithm(made: Layout) -> Path:
-    made.config["fsverity"] = {"algorithm": "sha512", "digest": DIGEST}
+    made.config["fsverity_algorithm"] = "sha512"
     return made.finish()
 
 
 def _config_digest_no_hex(made: Layout) -> Path:
-    made.config["fsverity"] = {"algorithm": "sha256", "digest": "../x"}
+    made.config["fsverity_digest"] = "../x"
     return made.finish()
 
 
 def _no_command_line(made: Layout) -> Path:
-    del made.config["command_line"]
+    del made.config["cmdline"]
     return made.finish()
 
 
@@ -175,9 +176,9 @@ def _nested_json(made: Layout) -> Path:
         (_longer_size, r"layers\[2\]: expected sha256:.* of 14 bytes, found .* of 13"),
         (_two_kernels, r"expected one layer of type .*kernel\.v1, found 2"),
         (_escaping_digest, r"layers\[1\]: expected a sha256 digest, found 'sha256:\.\./"),
-        (_other_algorithm, r"expected fsverity\.algorithm sha256, found 'sha512'"),
-        (_config_digest_no_hex, r"expected fsverity\.digest as 64 hex digits, found '\.\./x'"),
-        (_no_command_line, r"expected a text as command_line, found None"),
+        (_other_algorithm, r"expected fsverity_algorithm sha256, found 'sha512'"),
+        (_config_digest_no_hex, r"expected fsverity_digest as 64 hex digits, found '\.\./x'"),
+        (_no_command_line, r"expected a text as cmdline, found None"),
         (_config_of_other_type, r"expected a config of type .*found 'application/vnd\.oci"),
         (_layers_no_list, r"expected a list of descriptors as layers"),
         (_no_manifest, r"index\.json: expected at least one manifest"),
@@ -267,7 +268,7 @@ def test_a_layout_becomes_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_metadata_image_that_the_config_does_not_name_is_refused(tmp_path: Path) -> None:
-    made = Layout(tmp_path / "layout", fsverity={"algorithm": "sha256", "digest": DIGEST})
+    made = Layout(tmp_path / "layout", fsverity_digest=DIGEST)
     with pytest.raises(Failure, match=f"expected fs-verity sha256 {DIGEST}, found"):
         disk.write(layout.read(made.finish()), tmp_path / "disk.img")
 
