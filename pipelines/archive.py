@@ -142,7 +142,7 @@ def _root(value: str, origin: str) -> str:
     if re.fullmatch(r"https?://[^\s/]+\S*", value):
         return value.rstrip("/")
     path = Path(value.removeprefix("file://"))
-    if ("://" not in value or value.startswith("file:///")) and path.is_dir():
+    if value and ("://" not in value or value.startswith("file:///")) and path.is_dir():
         return str(path.resolve())
     raise UsageError(
         f"{origin}: expected an http or https URL or an existing folder, found {redacted(value)!r}",
