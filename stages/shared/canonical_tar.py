@@ -66,6 +66,11 @@ class Entry:
     capability: bytes = b""
 
 
+def sort_key(path: str) -> bytes:
+    """The order of entries: by path bytes, the root before everything (`-` would sort before `.`)."""
+    return b"" if path == "." else os.fsencode(path)
+
+
 class Writer:
     """Writes entries in order; refuses (Failure) what would not be canonical. Times are clamped to 0 …
     `clamp`.
@@ -164,7 +169,7 @@ def pack(
     """
     first: dict[tuple[int, int], str] = {}
     with output.open("wb", _CHUNK) as stream, Writer(stream, clamp) as writer:
-        for path in sorted(_walk(folder, exclude), key=os.fsencode):
+        for path in sorted(_walk(folder, exclude), key=sort_key):
             full = os.path.join(folder, path)
             info = os.lstat(full)
             mtime = clamp if info.st_mtime >= made_since else int(info.st_mtime)
@@ -270,13 +275,13 @@ class _Rules:
     def __init__(self, where: str, hint: str) -> None:
         self._where = where
         self._hint = hint
-        self._last = b""
+        self._last: bytes | None = None
         self._directories: set[str] = set()
         self._files: dict[str, Entry] = {}
 
     def check(self, entry: Entry) -> None:
-        path = os.fsencode(entry.path)
-        if path <= self._last:
+        path = sort_key(entry.path)
+        if self._last is not None and path <= self._last:
             raise self.broken(f"{entry.path}: comes after {os.fsdecode(self._last)}, out of order or twice")
         self._last = path
         if self._directories:

@@ -9,7 +9,6 @@ system, so no link in a tree can lead out of it.
 from __future__ import annotations
 
 import mmap
-import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -127,7 +126,7 @@ class Tree:
         """Write the canonical tar, times clamped."""
         first: dict[int, str] = {}
         with output.open("wb", 1 << 20) as stream, canonical_tar.Writer(stream, self.clamp) as writer:
-            for path in sorted(self.nodes, key=os.fsencode):
+            for path in sorted(self.nodes, key=canonical_tar.sort_key):
                 node = self.nodes[path]
                 kind, size, target, capability = node.kind, len(node.content), node.target, node.capability
                 content: bytes | memoryview = node.content
