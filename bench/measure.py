@@ -45,7 +45,9 @@ def run_once(command: Command, index: int) -> Sample:
     process.returncode = os.waitstatus_to_exitcode(status)
     wall = time.monotonic() - started
     if process.returncode != 0:
-        raise SystemExit(f"{command.name}: exit code {process.returncode}\n{output.decode(errors='replace')[-4000:]}")
+        raise SystemExit(
+            f"{command.name}: exit code {process.returncode}\n{output.decode(errors='replace')[-4000:]}"
+        )
     return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
@@ -58,7 +60,9 @@ def in_turn(commands: Sequence[Command], runs: int) -> Mapping[str, list[Sample]
     return samples
 
 
-def report(title: str, samples: Mapping[str, list[Sample]], ours: str, theirs: str | None, goal: str) -> None:
+def report(
+    title: str, samples: Mapping[str, list[Sample]], ours: str, theirs: str | None, goal: str
+) -> None:
     """Median and range of each command, and the ratio pair by pair."""
     print(f"\n{title}")
     print(f"  {'command':<34}{'wall s: median':>15}{'min':>8}{'max':>8}{'cpu s':>8}{'peak MiB':>10}")
@@ -66,7 +70,8 @@ def report(title: str, samples: Mapping[str, list[Sample]], ours: str, theirs: s
         wall = sorted(sample.wall for sample in rows)
         cpu = statistics.median(sample.cpu for sample in rows)
         peak = max(sample.peak_mib for sample in rows)
-        print(f"  {name:<34}{statistics.median(wall):>15.2f}{wall[0]:>8.2f}{wall[-1]:>8.2f}{cpu:>8.2f}{peak:>10.0f}")
+        spread = f"{statistics.median(wall):>15.2f}{wall[0]:>8.2f}{wall[-1]:>8.2f}"
+        print(f"  {name:<34}{spread}{cpu:>8.2f}{peak:>10.0f}")
     if theirs is not None:
         ratios = sorted(a.wall / b.wall for a, b in zip(samples[ours], samples[theirs], strict=True))
         print(

@@ -1,8 +1,12 @@
-"""The root, against mkosi building the same package set: cold, from a filled cache, and with nothing changed.
+"""The root, against mkosi building the same package set: cold, from a filled cache, and with nothing
+changed.
 
-`MKOSI` names a checkout of mkosi (its `bin/mkosi` is run with the system's python3). Both use the host's apt sources, both work on
-the fastest scratch there is (/dev/shm when it is tmpfs), and both install the same packages: the recipe is derived here.
-What differs, and is part of the figures: mkosi uses the host's tools and writes tar + zstd -3; we fetch and unpack our own tools (in
+`MKOSI` names a checkout of mkosi (its `bin/mkosi` is run with the system's python3). Both use the host's
+apt sources, both work on
+the fastest scratch there is (/dev/shm when it is tmpfs), and both install the same packages: the recipe
+is derived here.
+What differs, and is part of the figures: mkosi uses the host's tools and writes tar + zstd -3; we fetch
+and unpack our own tools (in
 the cold run) and write one canonical tar; our cold run starts from an empty store.
 """
 
@@ -24,7 +28,7 @@ EPOCH = 1767225600
 
 
 def _disk_image(*argv: str | Path) -> list[str]:
-    return [sys.executable, "-m", "pipelines", *map(os.fspath, argv)]
+    return [sys.executable, "-m", "pipelines", *(os.fspath(word) for word in argv)]
 
 
 def _recipe(folder: Path) -> None:
@@ -96,36 +100,58 @@ def _measure(scratch: Path, checkout: Path, runs: int) -> None:
     def forget(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
-    store, output = scratch / "store", scratch / "out"
+    store, output, empty = scratch / "store", scratch / "out", scratch / "cold"
+    incremental = ("--incremental=yes", "-f")
 
     def ours(*flags: str | Path, into: Path = store) -> list[str]:
         return _disk_image("build", recipe, "--store", into, *flags)
 
-    cold = (
-        Command("disk-image, empty store", lambda _: ours("--target", "rootfs", into=scratch / "cold"),
-                lambda _: forget(scratch / "cold"), env, ROOT),
-        Command("mkosi, empty caches", lambda _: mkosi("cold"), lambda _: forget(work / "cold"), env, config),
-    )  # fmt: skip
-    report("root, cold (downloads included; ours also fetches and unpacks its tools)",
-           in_turn(cold, max(1, runs // 3)), cold[0].name, cold[1].name, "none; said for honesty")  # fmt: skip
-    forget(scratch / "cold")
+    def ours_root(_: int) -> list[str]:
+        return ours("--target", "rootfs")
 
-    run_once(Command("fill", lambda _: ours("--target", "rootfs"), env=env, cwd=ROOT), 0)
-    run_once(Command("fill", lambda _: mkosi("warm"), env=env, cwd=config), 0)
-    filled = (
-        Command("disk-image, filled mirror", lambda _: ours("--target", "rootfs"),
-                lambda index: _write_recipe(recipe, EPOCH - 1 - index), env, ROOT),
+    def compare(title: str, goal: str, pairs: int, a: Command, b: Command) -> None:
+        report(title, in_turn((a, b), pairs), a.name, b.name, goal)
+
+    compare(
+        "root, cold (downloads included; ours also fetches and unpacks its tools)",
+        "none; said for honesty",
+        max(1, runs // 3),
+        Command(
+            "disk-image, empty store",
+            lambda _: ours("--target", "rootfs", into=empty),
+            lambda _: forget(empty),
+            env,
+            ROOT,
+        ),
+        Command(
+            "mkosi, empty caches", lambda _: mkosi("cold"), lambda _: forget(work / "cold"), env, config
+        ),
+    )
+    forget(empty)
+
+    run_once(Command("fill ours", ours_root, env=env, cwd=ROOT), 0)
+    run_once(Command("fill mkosi's", lambda _: mkosi("warm"), env=env, cwd=config), 0)
+    compare(
+        "root, from a filled mirror",
+        "ratio at most 0.6; no process above 2048 MiB",
+        runs,
+        Command(
+            "disk-image, filled mirror",
+            ours_root,
+            lambda index: _write_recipe(recipe, EPOCH - 1 - index),
+            env,
+            ROOT,
+        ),
         Command("mkosi -f, filled cache", lambda _: mkosi("warm", "-f"), env=env, cwd=config),
-    )  # fmt: skip
-    report("root, from a filled mirror", in_turn(filled, runs), filled[0].name, filled[1].name,
-           "ratio at most 0.6; no process above 2048 MiB")  # fmt: skip
+    )
 
     _write_recipe(recipe, EPOCH)
-    run_once(Command("fill", lambda _: ours("--output", output), env=env, cwd=ROOT), 0)
-    run_once(Command("fill", lambda _: mkosi("incremental", "--incremental=yes", "-f"), env=env, cwd=config), 0)
-    unchanged = (
+    run_once(Command("fill ours", lambda _: ours("--output", output), env=env, cwd=ROOT), 0)
+    run_once(Command("fill mkosi's", lambda _: mkosi("inc", *incremental), env=env, cwd=config), 0)
+    compare(
+        "nothing changed (ours: the whole image)",
+        "at most 0.25 s, inputs checked",
+        runs,
         Command("disk-image, nothing changed", lambda _: ours("--output", output), env=env, cwd=ROOT),
-        Command("mkosi --incremental -f", lambda _: mkosi("incremental", "--incremental=yes", "-f"), env=env, cwd=config),
-    )  # fmt: skip
-    report("nothing changed (ours: the whole image)", in_turn(unchanged, runs), unchanged[0].name, unchanged[1].name,
-           "at most 0.25 s, inputs checked")  # fmt: skip
+        Command("mkosi --incremental -f", lambda _: mkosi("inc", *incremental), env=env, cwd=config),
+    )

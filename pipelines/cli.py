@@ -1,6 +1,8 @@
-"""The `disk-image` command: one verb, one module under `pipelines/commands/`, loaded when its verb is called.
+"""The `disk-image` command: one verb, one module under `pipelines/commands/`, loaded when its verb is
+called.
 
-Exit codes: 0 done, 1 failed, 2 wrong use. Progress goes to standard error; standard output has the result alone.
+Exit codes: 0 done, 1 failed, 2 wrong use. Progress goes to standard error; standard output has the
+result alone.
 """
 
 from __future__ import annotations
@@ -49,17 +51,23 @@ def _recipe(parser: _Parser) -> None:
 
 def _store(parser: _Parser) -> None:
     parser.add_argument(
-        "--store", type=Path, help="results and downloads (else DISK_IMAGE_STORE, else the user's cache folder)"
+        "--store",
+        type=Path,
+        help="results and downloads (else DISK_IMAGE_STORE, else the user's cache folder)",
     )
 
 
 def _locks(parser: _Parser) -> None:
-    parser.add_argument("--lock", type=Path, metavar="FILE", help="the recipe's lock (else lock.json beside it)")
+    parser.add_argument(
+        "--lock", type=Path, metavar="FILE", help="the recipe's lock (else lock.json beside it)"
+    )
     _tools_lock(parser)
 
 
 def _tools_lock(parser: _Parser) -> None:
-    parser.add_argument("--tools-lock", type=Path, metavar="FILE", help="the tools' lock (else stages/tools.lock)")
+    parser.add_argument(
+        "--tools-lock", type=Path, metavar="FILE", help="the tools' lock (else stages/tools.lock)"
+    )
 
 
 def _archive(parser: _Parser) -> None:
@@ -67,7 +75,7 @@ def _archive(parser: _Parser) -> None:
         "--archive",
         action="append",
         metavar="URL|DIR",
-        help="a Debian archive's root; repeatable (else DISK_IMAGE_ARCHIVE, else this machine's apt sources)",
+        help="a Debian archive's root; repeatable (else DISK_IMAGE_ARCHIVE, else this machine's apt's)",
     )
 
 
@@ -75,23 +83,40 @@ def _building(parser: _Parser) -> None:
     _store(parser)
     _archive(parser)
     parser.add_argument(
-        "--pool", action="append", type=Path, metavar="DIR", help="a folder of locked files to look in first; repeatable"
+        "--pool",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help="a folder of locked files to look in first; repeatable",
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="stages side by side (else the number of processors)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="stages side by side (else the number of processors)"
+    )
 
 
 def parser() -> _Parser:
     """The whole command line."""
-    top = _Parser(prog="disk-image", description="One recipe becomes a bootable OS image, digest for digest.")
+    top = _Parser(
+        prog="disk-image", description="One recipe becomes a bootable OS image, digest for digest."
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     lock = _verb(
-        verbs, "lock", "resolve a recipe's packages and write its lock", "disk-image lock recipes/debian-minimal"
+        verbs,
+        "lock",
+        "resolve a recipe's packages and write its lock",
+        "disk-image lock recipes/debian-minimal",
     )
     lock.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE", help="the recipe's folder")
-    lock.add_argument("--tools", action="store_true", help="lock the tools of all recipes (stages/tools.lock) instead")
-    lock.add_argument("--check", action="store_true", help="write nothing; exit 1 when a new lock would differ")
-    lock.add_argument("--update", action="append", metavar="NAME", help="let only this package move; repeatable")
+    lock.add_argument(
+        "--tools", action="store_true", help="lock the tools of all recipes (stages/tools.lock) instead"
+    )
+    lock.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when a new lock would differ"
+    )
+    lock.add_argument(
+        "--update", action="append", metavar="NAME", help="let only this package move; repeatable"
+    )
     lock.add_argument(
         "--accept-expired",
         action="append",
@@ -110,10 +135,14 @@ def parser() -> _Parser:
     build.add_argument("--output", type=Path, metavar="LAYOUT", help="where the OCI layout goes")
     build.add_argument("--executor", choices=("local",), default="local", help="what runs the stages")
     build.add_argument(
-        "--relock", action="store_true", help="lock beside the output when the committed lock can't be served any more"
+        "--relock",
+        action="store_true",
+        help="lock beside the output when the committed lock can't be served any more",
     )
     build.add_argument("--target", metavar="STAGE", help="stop after this stage (else image)")
-    build.add_argument("--only", metavar="STAGE", help="run this stage anew, and what it needs; show its whole log")
+    build.add_argument(
+        "--only", metavar="STAGE", help="run this stage anew, and what it needs; show its whole log"
+    )
     _locks(build)
     _building(build)
 
@@ -128,7 +157,10 @@ def parser() -> _Parser:
     _store(explain)
 
     boot = _verb(
-        verbs, "boot", "boot an image in QEMU and check that its root is verified", "disk-image boot out/debian-minimal"
+        verbs,
+        "boot",
+        "boot an image in QEMU and check that its root is verified",
+        "disk-image boot out/debian-minimal",
     )
     boot.add_argument("layout", type=Path, metavar="LAYOUT", help="an OCI layout that build wrote")
     boot.add_argument("--console", type=Path, metavar="FILE", help="keep the guest's serial console here")
@@ -139,10 +171,18 @@ def parser() -> _Parser:
     _store(doctor)
 
     cache = _verb(verbs, "cache", "collect or check the store", "disk-image cache gc --max-age 14")
-    cache.add_argument("action", choices=("gc", "check"), help="gc: remove what was not used; check: read every entry")
-    cache.add_argument("--max-age", type=float, metavar="DAYS", help="gc: remove results not used for so long (30)")
-    cache.add_argument("--max-size", type=float, metavar="GIB", help="gc: then the least recently used until this fits")
-    cache.add_argument("--repair", action="store_true", help="check: remove what is wrong, so that it is built anew")
+    cache.add_argument(
+        "action", choices=("gc", "check"), help="gc: remove what was not used; check: read every entry"
+    )
+    cache.add_argument(
+        "--max-age", type=float, metavar="DAYS", help="gc: remove results not used for so long (30)"
+    )
+    cache.add_argument(
+        "--max-size", type=float, metavar="GIB", help="gc: then the least recently used until this fits"
+    )
+    cache.add_argument(
+        "--repair", action="store_true", help="check: remove what is wrong, so that it is built anew"
+    )
     _store(cache)
     return top
 
@@ -169,7 +209,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
         if args.debug:
             raise
         _report(
-            DiskImageError(str(error), "check the path, its permissions and the free space; --debug shows where"),
+            DiskImageError(
+                str(error), "check the path, its permissions and the free space; --debug shows where"
+            ),
             as_json=args.json,
         )
         code = 1

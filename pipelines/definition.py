@@ -1,7 +1,7 @@
 """Stage definitions: a plan is data, and this file is the whole vocabulary.
 
-`plan()` builds these, executors run them. Nothing here touches a disk or a network, and nothing here knows what an
-image is.
+`plan()` builds these, executors run them. Nothing here touches a disk or a network, and nothing here
+knows what an image is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-Json: TypeAlias = "None | bool | int | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
 def canonical_json(value: Json) -> bytes:
@@ -50,7 +50,9 @@ class StageOutput:
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """A folder of plain files that the caller hands in when the plan runs (an image layout to boot, for example)."""
+    """A folder of plain files that the caller hands in when the plan runs (an image layout to boot, for
+    example).
+    """
 
     name: str
 
@@ -94,8 +96,10 @@ class Program:
 class Stage:
     """One pure function of digests.
 
-    `tools` is the output holding the tree that becomes the stage's root, as one tar; None marks a bootstrap stage, which
-    runs under any python3 ≥ 3.11 with the standard library only. `network` is True for mirrors only. `accelerators`
+    `tools` is the output holding the tree that becomes the stage's root, as one tar; None marks a
+    bootstrap stage, which
+    runs under any python3 ≥ 3.11 with the standard library only. `network` is True for mirrors only.
+    `accelerators`
     name scratch folders that outlive the stage and never change its result; they are in no key.
     """
 
@@ -163,7 +167,8 @@ class Plan:
                 raise ValueError(f"stage {stage.name!r} is defined twice")
             for wanted in stage.needs():
                 if wanted.output not in seen.get(wanted.stage, ()):
-                    raise ValueError(f"stage {stage.name!r} needs {wanted.stage}.{wanted.output}, which no earlier stage has")
+                    what = f"{wanted.stage}.{wanted.output}, which no earlier stage has"
+                    raise ValueError(f"stage {stage.name!r} needs {what}")
             seen[stage.name] = {output.name for output in stage.outputs}
 
     def stage(self, name: str) -> Stage:

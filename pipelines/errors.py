@@ -1,11 +1,11 @@
 """What this project raises on purpose.
 
-    DiskImageError            a failure with what to do about it; exit code 1
-    ├── UsageError            the call itself is wrong; exit code 2
-    ├── RecipeError           a recipe or lock that breaks a rule
-    ├── ArchiveError          the package archive answered something unusable
-    ├── StoreError            the content-addressed store can't serve or keep an entry
-    └── StageError            a stage's program failed; carries its log
+DiskImageError            a failure with what to do about it; exit code 1
+├── UsageError            the call itself is wrong; exit code 2
+├── RecipeError           a recipe or lock that breaks a rule
+├── ArchiveError          the package archive answered something unusable
+├── StoreError            the content-addressed store can't serve or keep an entry
+└── StageError            a stage's program failed; carries its log
 """
 
 from __future__ import annotations

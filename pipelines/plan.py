@@ -12,7 +12,18 @@ Adding a stage is one folder under stages/ and one entry here. Sets and stages, 
 
 from __future__ import annotations
 
-from pipelines.definition import External, Input, Json, Output, OutputKind, Plan, Program, RecipeFile, Stage, StageOutput
+from pipelines.definition import (
+    External,
+    Input,
+    Json,
+    Output,
+    OutputKind,
+    Plan,
+    Program,
+    RecipeFile,
+    Stage,
+    StageOutput,
+)
 from pipelines.lock import Lock, LockedFile
 from pipelines.recipe import Recipe, SourceKernel
 
@@ -77,7 +88,9 @@ def boot_plan(tools: Lock, arch: str) -> Plan:
 
 
 def _program(folder: str, *shared: str, also: tuple[str, ...] = ()) -> Program:
-    return Program(f"stages.{folder}", (*_JOB, f"stages/{folder}", *(f"{_SHARED}{name}.py" for name in shared), *also))
+    return Program(
+        f"stages.{folder}", (*_JOB, f"stages/{folder}", *(f"{_SHARED}{name}.py" for name in shared), *also)
+    )
 
 
 def _mirror(name: str, files: tuple[LockedFile, ...]) -> Stage:
@@ -117,7 +130,9 @@ def _kernel(recipe: Recipe) -> Stage:
             inputs=inputs,
             outputs=outputs,
         )
-    inputs |= {numbered(FRAGMENT, index): RecipeFile(path) for index, path in enumerate(recipe.kernel.fragments)}
+    inputs |= {
+        numbered(FRAGMENT, index): RecipeFile(path) for index, path in enumerate(recipe.kernel.fragments)
+    }
     inputs |= {numbered(PATCH, index): RecipeFile(path) for index, path in enumerate(recipe.kernel.patches)}
     return Stage(
         name="kernel",

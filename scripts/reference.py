@@ -1,4 +1,6 @@
-"""Write docs/reference/command-line.md and recipe.md from the code; `make docs` runs this, a test compares."""
+"""Write docs/reference/command-line.md and recipe.md from the code; `make docs` runs this, a test
+compares.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ def command_line() -> str:
     (verbs,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
     parts = [
         "# Command line\n",
-        "Generated from the code by `make docs`. Exit codes: 0 done, 1 failed, 2 wrong use. Progress goes to standard error.\n",
+        (
+            "Generated from the code by `make docs`. Exit codes: 0 done, 1 failed, 2 wrong use. "
+            "Progress goes to standard error.\n"
+        ),
     ]
     for name, verb in verbs.choices.items():
         parts.append(f"## {name}\n\n```text\n{verb.format_help().rstrip()}\n```\n")
@@ -31,11 +36,14 @@ def command_line() -> str:
 def recipe() -> str:
     """Every field of a recipe, with its rule."""
     schema = Recipe.model_json_schema()
+    unbuilt = ", ".join(name for name in VARIANTS if name not in BUILT_VARIANTS)
     parts = [
         "# Recipe\n",
-        "Generated from the code by `make docs`. A recipe is `recipe.toml` in a folder of its own; paths of sources are below that folder.\n",
-        f"Variants built: {', '.join(BUILT_VARIANTS)}. Known, and refused until they are built: "
-        f"{', '.join(name for name in VARIANTS if name not in BUILT_VARIANTS)}.\n",
+        (
+            "Generated from the code by `make docs`. A recipe is `recipe.toml` in a folder of its own; "
+            "paths of sources are below that folder.\n"
+        ),
+        f"Variants built: {', '.join(BUILT_VARIANTS)}. Refused until they are built: {unbuilt}.\n",
         *_table("recipe.toml", schema, schema),
     ]
     for name, model in schema["$defs"].items():
@@ -56,7 +64,7 @@ def _table(title: str, model: dict[str, Any], schema: dict[str, Any]) -> Iterato
 
 def _rule(rule: dict[str, Any]) -> str:
     if "$ref" in rule:
-        return rule["$ref"].rsplit("/", 1)[1]
+        return str(rule["$ref"]).rsplit("/", 1)[1]
     for key in ("anyOf", "oneOf"):
         if key in rule:
             return " or ".join(_rule(one) for one in rule[key] if one.get("type") != "null")

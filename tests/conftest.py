@@ -1,4 +1,6 @@
-"""Which tests this machine can run: each marker has one requirement, and a test that is skipped says which one is missing."""
+"""Which tests this machine can run: each marker has one requirement, and a test that is skipped says
+which one is missing.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def _engine() -> str | None:
     if cli is None:
         return "no Dagger CLI on PATH (or in _EXPERIMENTAL_DAGGER_CLI_BIN)"
     try:
-        answer = subprocess.run([cli, "-M", "query", "-s"], input="{version}", capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(
+            [cli, "-M", "query", "-s"], input="{version}", capture_output=True, text=True, timeout=60
+        )
     except subprocess.TimeoutExpired:
         return "no Dagger engine answered within 60 s"
     return None if answer.returncode == 0 else f"no Dagger engine answered: {answer.stderr.strip()[-200:]}"

@@ -88,7 +88,9 @@ def _run(args: Namespace, request: Request, target: str, store: Store, anew: Seq
 
 
 def transport(args: Namespace) -> Transport:
-    """Where locked files may come from; a machine without any archive still builds from its pools and store."""
+    """Where locked files may come from; a machine without any archive still builds from its pools and
+    store.
+    """
     from pipelines.archive import archives
     from pipelines.errors import ArchiveError
 
@@ -116,7 +118,8 @@ def _with_successors(args: Namespace, request: Request, error: StageError) -> St
         instead = f"what it has instead could not be asked: {unanswered.what}"
     else:
         instead = "; ".join(
-            f"{file.name} {file.version}: the archive now has {_name_version(found[file.name])}" for file in gone
+            f"{file.name} {file.version}: the archive now has {_name_version(found[file.name])}"
+            for file in gone
         )
     return StageError(
         what=f"{error.what} ({instead})",
@@ -158,7 +161,9 @@ def _relocked(args: Namespace, request: Request, error: StageError, store: Store
         file=sys.stderr,
     )
     roots = archives(args.archive or ())
-    write_lock(path, *(_tools_anew(lock, roots) if of_tools else resolve(load_recipe(request.folder), roots)))
+    write_lock(
+        path, *(_tools_anew(lock, roots) if of_tools else resolve(load_recipe(request.folder), roots))
+    )
     if of_tools:
         return with_locks(request.folder, request.lock_path, path, store)
     return with_locks(request.folder, path, request.tools_lock_path, store)
@@ -167,8 +172,8 @@ def _relocked(args: Namespace, request: Request, error: StageError, store: Store
 def _tools_anew(lock: Lock, roots: Sequence[str]) -> tuple[Lock, Evidence]:
     """The tools' lock against today's archive.
 
-    An extra suite whose index is past its Valid-Until may confirm what the committed lock has, never change it: a replayed old
-    index could otherwise bring an old package back.
+    An extra suite whose index is past its Valid-Until may confirm what the committed lock has, never
+    change it: a replayed old index could otherwise bring an old package back.
     """
     from pipelines.resolve import resolve_tools
     from pipelines.tools import load_tools
@@ -180,7 +185,9 @@ def _tools_anew(lock: Lock, roots: Sequence[str]) -> tuple[Lock, Evidence]:
         suites = [extra.suite for extra in tools.extra]
         fresh, evidence = resolve_tools(tools, lock.arch, roots, expired=suites)
         extra = {name for suite in tools.extra for name in suite.packages}
-        before, after = ({f.name: f.sha256 for f in one.packages if f.name in extra} for one in (lock, fresh))
+        before, after = (
+            {f.name: f.sha256 for f in one.packages if f.name in extra} for one in (lock, fresh)
+        )
         if before != after:
             raise refused
         return fresh, evidence

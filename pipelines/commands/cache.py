@@ -25,7 +25,8 @@ def _collect(args: Namespace, store: Store) -> int:
     if args.json:
         print(json.dumps(asdict(done)))
     else:
-        print(f"removed {done.removed} results ({done.freed / 1e6:.1f} MB), kept {done.kept} ({done.size / 1e6:.1f} MB)")
+        freed, kept = done.freed / 1e6, done.size / 1e6
+        print(f"removed {done.removed} results ({freed:.1f} MB), kept {done.kept} ({kept:.1f} MB)")
     return 0
 
 

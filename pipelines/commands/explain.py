@@ -17,7 +17,9 @@ def run(args: Namespace) -> int:
         request = load_request(args, store)
         found = explain(request.plan, request.sources, store)
     if args.json:
-        print(json.dumps([{"stage": one.stage, "result": one.result, "why": list(one.why)} for one in found]))
+        print(
+            json.dumps([{"stage": one.stage, "result": one.result, "why": list(one.why)} for one in found])
+        )
         return 0
     width = max(len(one.stage) for one in found)
     for one in found:

@@ -20,7 +20,9 @@ from pipelines.tools import load_tools
 def run(args: Namespace) -> int:
     """Exit code 1 only for `--check` with news."""
     if args.tools == (args.recipe is not None):
-        raise UsageError("expected a recipe or --tools", "disk-image lock RECIPE, or: disk-image lock --tools")
+        raise UsageError(
+            "expected a recipe or --tools", "disk-image lock RECIPE, or: disk-image lock --tools"
+        )
     path: Path = TOOLS_LOCK if args.tools else args.recipe / "lock.json"
     command = LOCK_TOOLS if args.tools else f"disk-image lock {args.recipe}"
     old: Lock | None = None
@@ -49,7 +51,9 @@ def _resolve(args: Namespace, old: Lock | None) -> tuple[Lock, Evidence]:
         expired = tuple(args.accept_expired or ())
         return resolve_tools(load_tools(), host_arch(), roots, expired=expired, locked=old, update=update)
     if args.accept_expired:
-        raise UsageError("--accept-expired is for the tools' extra suites", "use it with --tools, or leave it out")
+        raise UsageError(
+            "--accept-expired is for the tools' extra suites", "use it with --tools, or leave it out"
+        )
     return resolve(load_recipe(args.recipe), roots, locked=old, update=update)
 
 

@@ -1,8 +1,9 @@
 """What build and explain start from: a recipe's folder, its locks, the plan, and where its sources are.
 
-Reading and checking a recipe and its locks costs more than everything else that a build with nothing to do does. So the plan is
-kept in the store under a digest of all that it is made from (the files, the planner's own code, the kind of machine): the
-same bytes give the same plan without being parsed and checked again.
+Reading and checking a recipe and its locks costs more than everything else that a build with nothing to
+do does. So the plan is
+kept in the store under a digest of all that it is made from (the files, the planner's own code, the kind
+of machine): the same bytes give the same plan without being parsed and checked again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import platform
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +45,9 @@ class Request:
 
 def load_request(args: Namespace, store: Store) -> Request:
     """Read what the command line names. Raises RecipeError for a recipe or lock that can't be built here."""
-    return with_locks(args.recipe, args.lock or args.recipe / "lock.json", args.tools_lock or TOOLS_LOCK, store)
+    return with_locks(
+        args.recipe, args.lock or args.recipe / "lock.json", args.tools_lock or TOOLS_LOCK, store
+    )
 
 
 def with_locks(folder: Path, lock_path: Path, tools_lock_path: Path, store: Store) -> Request:
@@ -54,16 +58,16 @@ def with_locks(folder: Path, lock_path: Path, tools_lock_path: Path, store: Stor
         plan = _plan(folder, lock_path, tools_lock_path)
         if kept:
             stages = [stage.to_json() for stage in plan.stages]
-            try:
+            # A store that can't be written may still hold everything that is needed.
+            with suppress(StoreError):
                 store.write(kept, canonical_json({"name": plan.name, "stages": stages}))
-            except StoreError:
-                # A store that can't be written may still hold everything that is needed.
-                pass
     return Request(folder, lock_path, tools_lock_path, plan, Sources(recipe=folder))
 
 
 def _kept(store: Store, *files: Path) -> Path | None:
-    """Where the plan made from these files is kept; None when one of them can't be read, which planning will explain."""
+    """Where the plan made from these files is kept; None when one of them can't be read, which planning
+    will explain.
+    """
     digest = hashlib.sha256(platform.machine().encode())
     try:
         for path in (*files, *(PROJECT / "pipelines" / name for name in _PLANNER)):
@@ -101,7 +105,8 @@ def load_tools_lock(path: Path, arch: str) -> Lock:
     tools = load_lock(path, LOCK_TOOLS)
     if tools.arch != arch:
         raise RecipeError(
-            f"{path}: arch: expected {arch!r}, found {tools.arch!r}", f"on a machine of that kind: {LOCK_TOOLS}"
+            f"{path}: arch: expected {arch!r}, found {tools.arch!r}",
+            f"on a machine of that kind: {LOCK_TOOLS}",
         )
     return tools
 

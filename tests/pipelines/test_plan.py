@@ -11,7 +11,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pipelines.definition import Output, Plan, Program, Stage, StageOutput
-from pipelines.lock import Lock, LockedFile
+from pipelines.lock import Lock
 from pipelines.plan import boot_plan, plan
 from pipelines.recipe import Recipe, load_recipe
 
@@ -22,24 +22,20 @@ TOOL_SETS = ("packages", "image", "kernel", "boot")
 
 def _lock(recipe: Recipe, *sets: str) -> Lock:
     """One package a set: a relock of the committed recipes changes no golden."""
-    return Lock(
-        schema=1,
-        suite=recipe.suite,
-        arch=recipe.arch,
-        requested={},
-        packages=tuple(
-            LockedFile(
-                name=f"for-{name}",
-                version="1:2.0-1",
-                arch=recipe.arch,
-                sha256=f"{index:064x}",
-                size=1000 + index,
-                pool_path=f"pool/main/f/for-{name}_2.0-1_{recipe.arch}.deb",
-                sets=(name,),
-            )
-            for index, name in enumerate(sets)
-        ),
-    )
+    packages = [
+        {
+            "name": f"for-{name}",
+            "version": "1:2.0-1",
+            "arch": recipe.arch,
+            "sha256": f"{index:064x}",
+            "size": 1000 + index,
+            "pool_path": f"pool/main/f/for-{name}_2.0-1_{recipe.arch}.deb",
+            "sets": [name],
+        }
+        for index, name in enumerate(sets)
+    ]
+    fields = {"schema": 1, "suite": recipe.suite, "arch": recipe.arch, "requested": {}, "packages": packages}
+    return Lock.model_validate(fields)
 
 
 def _plan(name: str) -> Plan:

@@ -38,8 +38,10 @@ def disk_image(
     python: str = sys.executable,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command; the caller looks at the exit code."""
-    full = [*prefix, python, "-m", "pipelines", *map(os.fspath, argv)]
-    return subprocess.run(full, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=3000)
+    full = [*prefix, python, "-m", "pipelines", *(os.fspath(word) for word in argv)]
+    return subprocess.run(
+        full, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=3000
+    )
 
 
 def build(recipe: Path, output: Path, store: Path, *args: str | Path, **options: Any) -> Built:
@@ -66,4 +68,10 @@ class OrdinaryUser:
 
     def env(self, **more: str) -> list[str]:
         path = f"{self.code}:{self.site_packages}"
-        return ["env", f"HOME={self.home}", f"USER={self.name}", f"PYTHONPATH={path}", *(f"{k}={v}" for k, v in more.items())]
+        return [
+            "env",
+            f"HOME={self.home}",
+            f"USER={self.name}",
+            f"PYTHONPATH={path}",
+            *(f"{k}={v}" for k, v in more.items()),
+        ]

@@ -28,7 +28,9 @@ def warm_store() -> Path:
 @pytest.fixture(scope="session")
 def quick(warm_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The quick recipe, built once; everything the archive has to give is in `warm_store` afterwards."""
-    return build(ROOT / "recipes" / "quick", tmp_path_factory.mktemp("quick") / "layout", warm_store, "--relock")
+    return build(
+        ROOT / "recipes" / "quick", tmp_path_factory.mktemp("quick") / "layout", warm_store, "--relock"
+    )
 
 
 @pytest.fixture(scope="session")

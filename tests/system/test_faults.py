@@ -1,4 +1,6 @@
-"""Bad input and bad luck, through the command: a clear error, nothing lost, and the same digest afterwards."""
+"""Bad input and bad luck, through the command: a clear error, nothing lost, and the same digest
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.network, pytest.mark.timeout(1800
 def _arguments(quick: Built, warm_store: Path, store: Path, layout: Path) -> list[str]:
     pool = warm_store / "blobs" / "sha256"
     return [
-        "build", os.fspath(ROOT / "recipes" / "quick"), "--output", os.fspath(layout), "--store", os.fspath(store),
-        "--pool", os.fspath(pool), "--lock", os.fspath(quick.lock), "--tools-lock", os.fspath(quick.tools_lock), "--json",
+        "build", os.fspath(ROOT / "recipes" / "quick"), "--output", os.fspath(layout), "--store",
+        os.fspath(store), "--pool", os.fspath(pool), "--lock", os.fspath(quick.lock), "--tools-lock",
+        os.fspath(quick.tools_lock), "--json",
     ]  # fmt: skip
 
 
@@ -48,7 +51,9 @@ def test_kill_9_in_each_stage_then_the_same_command_finishes_with_the_same_diges
     for _ in range(2 * len(quick.stages)):
         log = tmp_path / "stderr"
         with log.open("w") as stderr:
-            process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True)
+            process = subprocess.Popen(
+                argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+            )
             while process.poll() is None:
                 running = {
                     line.split()[1].rstrip(":")
@@ -75,7 +80,9 @@ def test_kill_9_in_each_stage_then_the_same_command_finishes_with_the_same_diges
     assert list((store / "work").iterdir()) == []
 
 
-def test_two_builds_at_once_on_one_store_run_each_stage_once(quick: Built, warm_store: Path, tmp_path: Path) -> None:
+def test_two_builds_at_once_on_one_store_run_each_stage_once(
+    quick: Built, warm_store: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     processes = [
         subprocess.Popen(
@@ -105,7 +112,14 @@ def test_a_wrong_sha256_in_the_lock_names_the_package_expected_and_found(
     wrong = tmp_path / "lock.json"
     wrong.write_text(json.dumps(lock))
     done = disk_image(
-        "build", ROOT / "recipes" / "quick", "--store", warm_store, "--lock", wrong, "--tools-lock", quick.tools_lock
+        "build",
+        ROOT / "recipes" / "quick",
+        "--store",
+        warm_store,
+        "--lock",
+        wrong,
+        "--tools-lock",
+        quick.tools_lock,
     )
     assert done.returncode == 1
     for word in (victim["name"], "0" * 64, right):
@@ -119,11 +133,17 @@ def test_a_package_gone_from_the_archive_is_named_with_its_successor_and_the_com
     lock = json.loads(quick.lock.read_text())
     victim = next(package for package in lock["packages"] if package["name"] == "iproute2")
     successor = victim["version"]
-    victim |= {"version": "1.0-1", "sha256": "1" * 64, "pool_path": "pool/main/i/iproute2/iproute2_1.0-1_gone.deb"}
+    victim |= {
+        "version": "1.0-1",
+        "sha256": "1" * 64,
+        "pool_path": "pool/main/i/iproute2/iproute2_1.0-1_gone.deb",
+    }
     stale = tmp_path / "lock.json"
     stale.write_text(json.dumps(lock))
     recipe = ROOT / "recipes" / "quick"
-    done = disk_image("build", recipe, "--store", warm_store, "--lock", stale, "--tools-lock", quick.tools_lock)
+    done = disk_image(
+        "build", recipe, "--store", warm_store, "--lock", stale, "--tools-lock", quick.tools_lock
+    )
     assert done.returncode == 1
     for word in ("iproute2", "1.0-1", successor, "disk-image lock"):
         assert word in done.stderr, done.stderr
@@ -132,10 +152,14 @@ def test_a_package_gone_from_the_archive_is_named_with_its_successor_and_the_com
     shutil.copy(stale, tmp_path / "recipe" / "lock.json")
     relocked = build(tmp_path / "recipe", tmp_path / "out" / "layout", warm_store, "--relock")
     assert relocked.lock.parent == tmp_path / "out"
-    assert json.loads((tmp_path / "recipe" / "lock.json").read_text()) == lock, "the committed lock was rewritten"
+    assert json.loads((tmp_path / "recipe" / "lock.json").read_text()) == lock, (
+        "the committed lock was rewritten"
+    )
 
 
-def test_a_corrupted_store_entry_is_found_named_and_rebuilt(quick: Built, warm_store: Path, tmp_path: Path) -> None:
+def test_a_corrupted_store_entry_is_found_named_and_rebuilt(
+    quick: Built, warm_store: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     argv = _arguments(quick, warm_store, store, tmp_path / "layout")
     assert disk_image(*argv).returncode == 0

@@ -1,4 +1,6 @@
-"""What runs again after a change, and what must not: one changed input at a time, on a copy of the quick recipe."""
+"""What runs again after a change, and what must not: one changed input at a time, on a copy of the quick
+recipe.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.network, pytest.mark.timeout(1800
 
 @pytest.fixture
 def recipe(quick: Built, tmp_path: Path) -> Path:
-    """A copy of the quick recipe, with one file in its root and one in its initramfs, under the locks `quick` was built with."""
+    """A copy of the quick recipe, with one file in its root and one in its initramfs, under the locks
+    `quick` was built with.
+    """
     folder = tmp_path / "quick"
     shutil.copytree(ROOT / "recipes" / "quick", folder)
     shutil.copy(quick.lock, folder / "lock.json")
@@ -59,7 +63,9 @@ def test_a_changed_initramfs_file_leaves_kernel_rootfs_and_composefs_alone(
     assert second.manifest_digest != first.manifest_digest
 
 
-def test_explain_names_the_file_that_changed(recipe: Path, quick: Built, warm_store: Path, tmp_path: Path) -> None:
+def test_explain_names_the_file_that_changed(
+    recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
+) -> None:
     _build(recipe, quick, warm_store, tmp_path)
     (recipe / "in-initramfs").write_text("three\n")
     told = disk_image("explain", recipe, "--store", warm_store, "--tools-lock", quick.tools_lock)
@@ -73,7 +79,9 @@ def test_explain_names_the_file_that_changed(recipe: Path, quick: Built, warm_st
 def test_another_tools_lock_that_yields_the_same_bytes_gives_the_same_image(
     recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
 ) -> None:
-    """A package that no stage of the image uses joins a tools set: other tools tree, other keys, equal output."""
+    """A package that no stage of the image uses joins a tools set: other tools tree, other keys, equal
+    output.
+    """
     import json
 
     first = _build(recipe, quick, warm_store, tmp_path)

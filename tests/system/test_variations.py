@@ -1,6 +1,7 @@
 """The same manifest digest, whoever builds it, wherever and whenever.
 
-Each build starts from an empty store, with the mirror filled (`--pool`), and varies several things at once; its id says what.
+Each build starts from an empty store, with the mirror filled (`--pool`), and varies several things at
+once; its id says what.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def _pool(store: Path) -> Path:
 
 
 def _clock_a_year_ahead(folder: Path) -> Path | None:
-    """A folder whose `runc` hands the container a clock a year ahead (libfaketime, bind-mounted and preloaded)."""
+    """A folder whose `runc` hands the container a clock a year ahead (libfaketime, bind-mounted and
+    preloaded).
+    """
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
     runc = shutil.which("runc", path="/usr/sbin:/usr/bin")
     if library is None or runc is None:
@@ -39,7 +42,8 @@ def _clock_a_year_ahead(folder: Path) -> Path | None:
             bundle = sys.argv[sys.argv.index("--bundle" if "--bundle" in sys.argv else "-b") + 1]
             path = pathlib.Path(bundle) / "config.json"
             config = json.loads(path.read_text())
-            config["process"]["env"] += ["LD_PRELOAD=/tmp/libfaketime.so.1", "FAKETIME={YEAR}", "DONT_FAKE_MONOTONIC=1"]
+            config["process"]["env"] += ["LD_PRELOAD=/tmp/libfaketime.so.1", "FAKETIME={YEAR}",
+            "DONT_FAKE_MONOTONIC=1"]
             config["mounts"].append({{"destination": "/tmp/libfaketime.so.1", "type": "bind",
                                       "source": {os.fspath(library)!r}, "options": ["bind", "ro"]}})
             path.write_text(json.dumps(config))
@@ -74,7 +78,11 @@ def test_ordinary_user_other_umask_timezone_locale_folder_and_scratch_on_disk(
     for path in (pool, scratch, user.home / "lock.json", user.home / "tools.lock"):
         shutil.chown(path, user.name, user.name)
     environment = user.env(
-        TZ="Pacific/Kiritimati", LC_ALL="tr_TR.UTF-8", LANG="tr_TR.UTF-8", TMPDIR=os.fspath(scratch), PATH=os.environ["PATH"]
+        TZ="Pacific/Kiritimati",
+        LC_ALL="tr_TR.UTF-8",
+        LANG="tr_TR.UTF-8",
+        TMPDIR=os.fspath(scratch),
+        PATH=os.environ["PATH"],
     )
     again = build(
         user.code / "recipes" / "quick", user.home / "layout", user.home / "store",
@@ -86,7 +94,9 @@ def test_ordinary_user_other_umask_timezone_locale_folder_and_scratch_on_disk(
     assert again.manifest_digest == quick.manifest_digest
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="changing the hostname and making network namespaces needs root")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="changing the hostname and making network namespaces needs root"
+)
 def test_one_processor_other_hostname_clock_a_year_ahead_and_no_network(
     quick: Built, warm_store: Path, tmp_path: Path
 ) -> None:
@@ -96,8 +106,8 @@ def test_one_processor_other_hostname_clock_a_year_ahead_and_no_network(
     again = build(
         ROOT / "recipes" / "quick", tmp_path / "layout", tmp_path / "store",
         "--pool", _pool(warm_store), "--lock", quick.lock, "--tools-lock", quick.tools_lock,
-        prefix=["unshare", "--uts", "--net", "sh", "-c", 'hostname elsewhere; exec "$0" "$@"', "taskset", "-c", "0"],
-        env={"PATH": f"{wrapper}:{os.environ['PATH']}"},
+        prefix=["unshare", "--uts", "--net", "sh", "-c", 'hostname elsewhere; exec "$0" "$@"', "taskset",
+        "-c", "0"], env={"PATH": f"{wrapper}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert (wrapper / "used").exists(), "the clock was not varied"
     assert set(again.stages.values()) == {"ran"}
