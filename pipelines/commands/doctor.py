@@ -17,7 +17,7 @@ def run(args: Namespace) -> int:
         print(json.dumps([asdict(check) for check in checks]))
     else:
         for check in checks:
-            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.what}: {check.found}")
+            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.check}: {check.found}")
             if not check.ok:
                 print(f"      to do: {check.to_do}")
     return 0 if all(check.ok for check in checks) else 1
