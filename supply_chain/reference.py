@@ -1,6 +1,6 @@
 """REF: `host[:port]/path:tag` or `host[:port]/path@sha256:<hex>`.
 
-The grammar is that of the OCI distribution specification (Pulling manifests: `<name>` and `<reference>`) with
+The grammar is that of the OCI distribution specification (`<name>` and `<reference>`) with
 the host that its clients put in front. The host is never implied: an image goes where the text says.
 """
 
@@ -15,7 +15,7 @@ from supply_chain.errors import InvalidReference
 # Host and path together, as in distribution/reference: longer names break other clients' limits.
 NAME_LIMIT = 255
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -116,7 +116,7 @@ def check_repository(path: str) -> str:
         if not _COMPONENT.fullmatch(component):
             raise _invalid(
                 path,
-                f"path component {component!r} is not lower-case letters and digits, joined by one of . _ __ -",
+                f"path component {component!r} is no lower-case letters and digits joined by . _ __ -",
             )
     return path
 
@@ -130,7 +130,7 @@ def check_tag(tag: str) -> str:
 
 def check_digest(digest: str) -> str:
     """`sha256:` and 64 lower-case hex digits; no other algorithm is accepted."""
-    if not _DIGEST.fullmatch(digest):
+    if not DIGEST.fullmatch(digest):
         raise _invalid(digest, "a digest is sha256: and 64 lower-case hex digits")
     return digest
 
