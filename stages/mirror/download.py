@@ -145,17 +145,19 @@ class Download:
             headers["Range"] = f"bytes={start}-"
         try:
             response = self._client.get(self._address, headers)
-            try:
-                if response.status not in (200, 206):
-                    raise self._refusal(response, partial)
-                if start and not _continues(response, start):
-                    start = 0
-                self._expect(response, start)
-                partial.truncate(start)
-                partial.seek(start)
-                self._copy(response, partial, start)
-            finally:
+            if response.status not in (200, 206):
                 self._client.finish(response)
+                raise self._refusal(response, partial)
+            if start and not _continues(response, start):
+                start = 0
+            self._expect(response, start)
+            partial.truncate(start)
+            partial.seek(start)
+            self._copy(response, partial, start)
+            self._client.finish(response)
+        except (_Again, Mismatch):
+            self._client.drop()
+            raise
         except Loops as error:
             raise Unusable(f"{self.shown}: {error}") from None
         except (OSError, http.client.HTTPException) as error:
