@@ -221,8 +221,8 @@ def _collect_trees(store: Store, results: list[tuple[Record, float]]) -> None:
 
 
 def _collect_old(store: Store, before: float) -> None:
-    """Partial downloads, logs and accelerators that nobody used since, and all locks."""
-    for name in ("partial", "logs"):
+    """Partial downloads, logs, plans and accelerators that nobody used since, and all locks."""
+    for name in ("partial", "logs", "plans"):
         for folder, _, names in os.walk(store.root / name):
             for path in (Path(folder, name) for name in names):
                 if path.lstat().st_mtime < before:

@@ -242,12 +242,13 @@ def size(count: int) -> str:
         value /= 1000
     if unit == "B":
         return f"{count} B"
-    return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
 
 
 def seconds(duration: float, *, whole: bool = False) -> str:
     """`0.4 s`, `12.0 s`, `3 min 20 s`, `1 h 02 min`."""
-    if duration < 60 and not whole:
+    if duration < 59.95 and not whole:
         return f"{duration:.1f} s"
     total = round(duration)
     if total < 60:

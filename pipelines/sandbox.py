@@ -7,6 +7,7 @@ specification's config.md and config-linux.md; runc(8); capabilities(7).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -60,6 +61,26 @@ _MASKED = (
     "timer_list",
 )
 _READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+
+
+_CLONE_NEWUSER = 0x10000000
+# No user namespaces, whatever the kernel would allow (seccomp(2)): where a stage could have one, it could do
+# more than the environment says. clone3(2) passes its flags by pointer, so it is absent, and libc falls back
+# to clone(2).
+_SECCOMP = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [
+        {
+            "names": ["clone", "unshare"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": errno.EPERM,
+            "args": [
+                {"index": 0, "op": "SCMP_CMP_MASKED_EQ", "value": _CLONE_NEWUSER, "valueTwo": _CLONE_NEWUSER}
+            ],
+        },
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +210,7 @@ def container(
                 for kind in ("pid", "ipc", "uts", "mount", "network", *(("user",) if rootless else ()))
             ],
             "maskedPaths": [f"/proc/{path}" for path in _MASKED],
+            "seccomp": _SECCOMP,
             "readonlyPaths": [f"/proc/{path}" for path in _READ_ONLY],
         },
     }

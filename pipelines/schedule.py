@@ -71,6 +71,7 @@ class Schedule:
         self._records: dict[str, Record] = {}
         self._results: dict[str, StageResult] = {}
         self._checked: set[StageOutput] = set()
+        self._failed = False
 
     def run(self, targets: Sequence[str]) -> Results:
         """Run until the targets' outputs are in the store. Raises the first failure as itself, not in a
@@ -154,7 +155,13 @@ class Schedule:
             last = self._store.last(self._plan.name, stage.name)
             before = self._store.result(last.key) if last else None
             async with self._slots:
-                record = await self._run(stage, document, tree, why)
+                if self._failed:
+                    await anyio.sleep_forever()  # until the failure has cancelled this one too
+                try:
+                    record = await self._run(stage, document, tree, why)
+                except BaseException:
+                    self._failed = True
+                    raise
             same = before is not None and record.same_outputs(before)
             self._store.save(record)
             self._store.set_last(self._plan.name, stage.name, Last(name, same and record != before))
