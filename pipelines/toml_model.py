@@ -15,6 +15,9 @@ from pipelines.errors import RecipeError
 
 MAXIMUM_BYTES = 256 * 1024
 
+# What TOML calls the types that the model calls by Python's names.
+_TOML_TYPES = {"tuple_type": "an array", "model_type": "a table", "model_attributes_type": "a table"}
+
 Loc = tuple[int | str, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -159,6 +162,8 @@ def _explained(problem: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]
         expected = str(problem["ctx"]["expected"])
         valid = expected.replace(" or ", ", ").replace("'", "").split(", ")
         return f"expected {expected}, found {found}", nearest(str(problem["input"]), valid)
+    if kind in _TOML_TYPES:
+        return f"expected {_TOML_TYPES[kind]}, found {found}", "change the value's type"
     rule = problem["msg"].removeprefix("Value error, ")
     return f"{rule}, found {found}", "change the value so that it keeps the rule"
 
