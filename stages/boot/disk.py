@@ -22,20 +22,30 @@ def write(image: Image, output: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="disk-") as staging:
         disk = Disk(Path(staging))
-        measured = disk.add(f"composefs/images/{image.digest}.cfs", _chunks(image.metadata))
-        if measured != image.digest:
-            raise Failure(
-                f"the metadata image: expected fs-verity sha256 {image.digest}, found {measured}",
-                "build the image again",
-            )
-        held: set[str] = set()
-        for path in image.packs:
-            with packs.open_pack(path) as pack:
-                for digest in pack.entries:
-                    if digest not in held:  # two packs may hold the same object
-                        disk.add(f"composefs/objects/{digest[:2]}/{digest[2:]}", pack.stream(digest))
-                        held.add(digest)
+        fill(disk, image)
         disk.write(output, LABEL)
+
+
+def fill(disk: Disk, image: Image) -> None:
+    """Add the image's files to a disk that is being made; raises as `write` does."""
+    measured = disk.add(f"composefs/images/{image.digest}.cfs", _chunks(image.metadata))
+    if measured != image.digest:
+        raise Failure(
+            f"the metadata image: expected fs-verity sha256 {image.digest}, found {measured}",
+            "build the image again",
+        )
+    held: set[str] = set()
+    for path in image.packs:
+        with packs.open_pack(path) as pack:
+            for digest in pack.entries:
+                if digest not in held:  # two packs may hold the same object
+                    disk.add(object_path(digest), pack.stream(digest))
+                    held.add(digest)
+
+
+def object_path(digest: str) -> str:
+    """Where the disk has the object of that fs-verity digest (hex), as composefs names it."""
+    return f"composefs/objects/{digest[:2]}/{digest[2:]}"
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
