@@ -131,7 +131,7 @@ WRONG = {
     "a word for a list":
         ('["console=ttyS0"]', '"quiet"', "cmdline", "cmdline", "an array, found 'quiet'", "type"),
     "a list of tables for a table":
-        ('[units]\nenable = ["a.service"]\nmask = ["b.timer"]', "[[units]]", "[[units]]", "units", "a table", "type"),
+        ("[units]", "[[units]]", "[[units]]", "units", "expected a table, found", "type"),
     "a package no archive can have": ('"udev"', '"Udev"', '"Udev"', "packages[1]", "found 'Udev'", ""),
     "a space in a command line's word": ("console=ttyS0", "a b", "cmdline", "cmdline[0]", "found 'a b'", ""),
     "the build's own word":
@@ -143,7 +143,7 @@ WRONG = {
     "a unit in two states":
         ("b.timer", "a.service", "mask", "units.mask[0]", "'a.service' is there twice", "drop one"),
     "a patch twice":
-        ('.patch"]', '.patch", "kernel/fix.patch"]', "patches", "kernel.patches[1]", "there twice", "drop one"),
+        ('h"]', 'h", "kernel/fix.patch"]', "patches", "kernel.patches[1]", "there twice", "drop one"),
     "a relative path in the image":
         ("/etc/motd", "etc/motd", "path", "files[0].path", "normalised absolute", ""),
     "a path out of the image":
