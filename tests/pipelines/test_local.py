@@ -61,8 +61,7 @@ def test_the_quick_walk_finds_everything_cached_without_loading_the_scheduler(wo
     from tests.pipelines.executor import World
     from tests.pipelines.test_local import chain
     from pipelines import local
-    from pipelines.job_folder import TRANSPORT_VARIABLES
-from pipelines.store import Store
+    from pipelines.store import Store
     world = World(Path({str(world.root)!r}), Store(Path({str(world.store.root)!r})))
     loaded = set(sys.modules)
     found = local.cached(chain(world), ["third"], world.sources(), world.store)
@@ -444,7 +443,6 @@ def test_a_program_edited_while_its_key_is_in_use_is_refused(world: World) -> No
 RUNNER = """
 import json, sys
 from pathlib import Path
-from pipelines.job_folder import TRANSPORT_VARIABLES
 from pipelines.store import Store
 from tests.pipelines.executor import World, became
 from tests.pipelines import test_local
