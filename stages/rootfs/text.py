@@ -39,5 +39,5 @@ def write_text(tree: Tree, path: str, text: str, mode: int = 0o644, gid: int = 0
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; the nearest name is …`, or nothing when no name is near."""
-    close = difflib.get_close_matches(name, sorted(known), n=1)
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
     return f"; the nearest name is {close[0]}" if close else ""

@@ -87,17 +87,17 @@ class Units:
         self._tree.put(path, _symlink("/dev/null", self._tree.clamp))
 
     def _links_to(self, unit: _Unit) -> Iterator[str]:
-        """Links below the configuration folder that enable the unit: by their name, or by where they lead.
-        """
+        """Links below the configuration folder that enable the unit: by their name, or by where they lead."""
         folder = self._tree.resolve(_CONFIG) + "/"
         for path, node in self._tree.nodes.items():
             if not path.startswith(folder) or node.kind is not Kind.SYMLINK or node.target == "/dev/null":
                 continue
             name = path.rpartition("/")[2]
             below = path[len(folder) :].count("/")
-            if (below == 1 and (
-                name == unit.name or (_is_template(unit.name) and _template(name) == unit.name)
-            )) or (below == 0 and name != unit.name and self._tree.resolve(path) == unit.path):
+            if (
+                below == 1
+                and (name == unit.name or (_is_template(unit.name) and _template(name) == unit.name))
+            ) or (below == 0 and name != unit.name and self._tree.resolve(path) == unit.path):
                 yield path
 
     def _with_also(self, unit: _Unit, verb: str) -> list[_Unit]:

@@ -75,13 +75,6 @@ def ar(members: Mapping[str, bytes]) -> bytes:
     return b"".join(parts)
 
 
-def member(kind: bytes, mode: int = 0o644, target: str = "", uid: int = 0) -> tarfile.TarInfo:
-    """A tar entry that is no plain file; its name is the key it stands under."""
-    info = tarfile.TarInfo()
-    info.type, info.mode, info.linkname, info.uid = kind, mode, target, uid
-    return info
-
-
 def _tar(files: Mapping[str, Content]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
@@ -90,8 +83,8 @@ def _tar(files: Mapping[str, Content]) -> bytes:
             for parent in reversed(Path(path).parents):
                 if str(parent) not in (".", "/", *seen, *files):
                     seen.add(str(parent))
-                    folder = member(tarfile.DIRTYPE, 0o755)
-                    folder.name = f"./{parent}"
+                    folder = tarfile.TarInfo(f"./{parent}")
+                    folder.type, folder.mode = tarfile.DIRTYPE, 0o755
                     archive.addfile(folder)
             if isinstance(content, tarfile.TarInfo):
                 content.name = f"./{path}"
