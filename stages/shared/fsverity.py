@@ -118,8 +118,8 @@ def digests(path: Path, ranges: Sequence[tuple[int, int]], workers: int | None =
                 )
         if length == 0:
             return [digest(b"")] * len(ranges)
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data, memoryview(data) as view:
-            return _digests(view, ranges, workers or len(os.sched_getaffinity(0)))
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            return _digests(data, ranges, workers or len(os.sched_getaffinity(0)))
 
 
 # A worker's unit: which range, and the part of it. A part that is not its whole range is whole blocks, but
@@ -127,17 +127,20 @@ def digests(path: Path, ranges: Sequence[tuple[int, int]], workers: int | None =
 _Part = tuple[int, int, int]
 
 
-def _digests(view: memoryview, ranges: Sequence[tuple[int, int]], workers: int) -> list[str]:
+def _digests(data: mmap.mmap, ranges: Sequence[tuple[int, int]], workers: int) -> list[str]:
     tasks = list(_tasks(ranges))
     leaves: dict[int, list[bytes]] = {}
     found = [""] * len(ranges)
 
     def work(task: list[_Part]) -> list[bytes]:
         results = []
-        for index, offset, size in task:
-            part = _leaves(view[offset : offset + size])
-            whole = size == ranges[index][1]
-            results.append(bytes.fromhex(_merkle(part, size).digest) if whole else part)
+        with memoryview(data) as view:
+            for index, offset, size in task:
+                part = _leaves(view[offset : offset + size])
+                whole = size == ranges[index][1]
+                results.append(bytes.fromhex(_merkle(part, size).digest) if whole else part)
+        # Pages that were read once would stay in this process's resident set: a whole root's.
+        data.madvise(mmap.MADV_DONTNEED)
         return results
 
     results = _in_workers(work, tasks, min(workers, len(tasks)))

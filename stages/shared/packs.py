@@ -67,7 +67,7 @@ class Stored:
 
 
 def write(
-    source: memoryview, objects: Iterable[Object], output: BinaryIO, workers: int | None = None
+    source: mmap.mmap | bytes, objects: Iterable[Object], output: BinaryIO, workers: int | None = None
 ) -> None:
     """Write the pack of `objects`, whose content is in `source` (a mapped file), sorted by digest.
 
@@ -77,8 +77,8 @@ def write(
     ordered = sorted(objects, key=lambda wanted: wanted.digest)
     entries: list[Stored] = []
     at = 0
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        for wanted, frame in zip(ordered, _frames(source, ordered, pool), strict=True):
+    with memoryview(source) as view, ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        for wanted, frame in zip(ordered, _frames(view, ordered, pool), strict=True):
             length = 0
             for piece in frame:
                 output.write(piece)
@@ -86,6 +86,9 @@ def write(
             entries.append(Stored(wanted.digest, at, length, wanted.size))
             at += length
     output.write(index(entries))
+    if isinstance(source, mmap.mmap):
+        # Pages that were read once would stay in this process's resident set: a whole root's.
+        source.madvise(mmap.MADV_DONTNEED)
 
 
 def index(entries: Sequence[Stored]) -> bytes:
@@ -317,11 +320,11 @@ def open_pack(path: Path, *, most: int = 4 << 30) -> Iterator[Reader]:
 
 
 @contextmanager
-def mapped(path: Path) -> Iterator[memoryview]:
+def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
     """A file's bytes, for `write`."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
-            yield memoryview(b"")
+            yield b""
             return
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data, memoryview(data) as view:
-            yield view
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            yield data
