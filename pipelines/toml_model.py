@@ -165,27 +165,29 @@ def _explained(problem: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]
     if kind in _TOML_TYPES:
         return f"expected {_TOML_TYPES[kind]}, found {found}", "change the value's type"
     rule = problem["msg"].removeprefix("Value error, ")
-    return f"{rule}, found {found}", "change the value so that it keeps the rule"
+    hint = "change the value so that it keeps the rule"
+    if isinstance(problem["input"], dict):
+        valid = sorted({name for one in _choices(model, problem["loc"]) for name in one.model_fields})
+        hint = next((nearest(key, valid) for key in problem["input"] if key not in valid), hint)
+    return f"{rule}, found {found}", hint
 
 
-def _model_at(model: Any, loc: Loc) -> type[BaseModel]:
+def _model_at(model: type[BaseModel], loc: Loc) -> type[BaseModel]:
     """The model that describes the table at `loc`."""
+    return _choices(model, loc)[0]
+
+
+def _choices(model: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
+    """The models that may describe the table at `loc`: more than one before a choice is made."""
+    models = [model]
     for part in loc:
         if isinstance(part, int):
             continue
         if part.startswith("<"):
-            model = next(one for one in _models(model) if one.__name__ == part.strip("<>"))
+            models = [one for one in models if one.__name__ == part.strip("<>")]
         else:
-            model = _one(model).model_fields[part].annotation
-    return _one(model)
-
-
-def _one(annotation: Any) -> type[BaseModel]:
-    return (
-        annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        else _models(annotation)[0]
-    )
+            models = _models(models[0].model_fields[part].annotation)
+    return models
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -173,6 +173,8 @@ WRONG = {
     "no fragments": ('["kernel/base.config"]', "[]", "fragments", "kernel.fragments", "at least 1 item", ""),
     "two kernels":
         ("[kernel]", '[kernel]\npackage = "linux-image-amd64"', "[kernel]", "kernel", "either source", ""),
+    "a misspelt choice of the kernel":
+        ('source = "linux', 'sorce = "linux', "[kernel]", "kernel", "either source", "'source'"),
     "no kernel": ('source = "linux-source-6.12"\n', "", "[kernel]", "kernel", "either source", ""),
 }  # fmt: skip
 

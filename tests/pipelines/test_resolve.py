@@ -254,7 +254,7 @@ def test_an_index_changed_after_signing_is_refused(archive: LocalArchive, lock_i
 def test_a_release_changed_after_signing_is_refused(archive: LocalArchive, lock_it: Locker) -> None:
     release = archive.root / "dists/trixie/InRelease"
     release.write_bytes(release.read_bytes().replace(b"Label: Debian", b"Label: debian"))
-    with pytest.raises(ArchiveError, match=r"BADSIG|not verified|signatures were invalid") as told:
+    with pytest.raises(ArchiveError, match=r"trixie.*(BADSIG|[Ss]ignature|not signed)") as told:
         lock_it()
     assert "signed with Debian's keys" in told.value.hint
 
