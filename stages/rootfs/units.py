@@ -87,7 +87,7 @@ class Units:
         self._tree.put(path, _symlink("/dev/null", self._tree.clamp))
 
     def _links_to(self, unit: _Unit) -> Iterator[str]:
-        """Links below the configuration folder that enable the unit: by their name, or by where they lead."""
+        """Links of the configuration folder that enable the unit, by name or by where they lead."""
         folder = self._tree.resolve(_CONFIG) + "/"
         for path, node in self._tree.nodes.items():
             if not path.startswith(folder) or node.kind is not Kind.SYMLINK or node.target == "/dev/null":

@@ -374,7 +374,7 @@ def test_mask_leads_to_nothing(rootfs: Rootfs) -> None:
         ({"enable": ["static.service"]}, "static.service has no .Install. section"),
         ({"enable": ["plain@.service"]}, "template without a DefaultInstance"),
         ({"enable": ["machine.service"]}, "specifier %H"),
-        ({"enable": ["net.service", "other.service"]}, f"other.service wants to be /{CONFIG}/dbus-net.service"),
+        ({"enable": ["net.service", "other.service"]}, "other.service wants to be .*/dbus-net.service"),
         ({"enable": ["trim.timer"], "mask": ["trim.timer"]}, "trim.timer is in two of"),
         ({"enable": ["off.service"]}, "off.service is masked by /etc/systemd/system/off.service"),
         ({"mask": ["own.service"]}, "/etc/systemd/system/own.service is a file"),
