@@ -1,7 +1,8 @@
-"""Answering a registry's challenge: Basic (RFC 7617), and Bearer tokens as the distribution project has them.
+"""Answering a registry's challenge: Basic (RFC 7617), and Bearer tokens as the distribution project has
+them.
 
-A challenge counts only when the registry itself sent it, so that whoever is redirected to gets nothing. A token
-server must be reached by TLS, or be on this machine as the registry is.
+A challenge counts only when the registry itself sent it, so that whoever is redirected to gets nothing. A
+token server must be reached by TLS, or be on this machine as the registry is.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Authenticator:
         self._looked = False
 
     async def header(self, scopes: Collection[str]) -> str | None:
-        """What the last challenge for these scopes brought, renewed after its end; None before the first one."""
+        """What the last challenge for these scopes brought, renewed after its end; None before the first
+        one.
+        """
         wanted = frozenset(scopes)
         if (known := self._known(wanted)) is None and wanted in self._challenges:
             # a large body sent with nothing, only to be refused, would be sent twice
@@ -73,7 +76,9 @@ class Authenticator:
         return known
 
     async def answer(self, challenges: Sequence[str], scopes: Collection[str], refused: str | None) -> str:
-        """The header that answers a 401 to a request sent with `refused`. Raises AccessDenied when there is none."""
+        """The header that answers a 401 to a request sent with `refused`. Raises AccessDenied when there is
+        none.
+        """
         async with self._lock:
             wanted = frozenset(scopes)
             known = self._known(wanted)

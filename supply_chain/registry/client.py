@@ -80,7 +80,8 @@ class Repository:
     async def download(
         self, descriptor: Descriptor, file: BinaryIO, *, on_received: Callable[[int], None] = _ignored
     ) -> None:
-        """Bring a blob into `file`, which is open for reading and writing and may have its first bytes already.
+        """Bring a blob into `file`, which is open for reading and writing and may have its first bytes
+        already.
 
         Raises WrongContent, with the file emptied, when what comes is not the blob.
         """
@@ -105,7 +106,9 @@ class Repository:
         *,
         on_received: Callable[[int], None] = _ignored,
     ) -> bytes:
-        """A part of a blob. No digest vouches for a part: its reader must check what it says by other means."""
+        """A part of a blob. No digest vouches for a part: its reader must check what it says by other
+        means.
+        """
         return await read_range(self._transport, descriptor, offset, length, on_received)
 
 

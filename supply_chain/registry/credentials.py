@@ -1,7 +1,7 @@
 """Where credentials come from: the files that docker, podman and their login commands write.
 
-`config.json` as the Docker CLI documents it (auths, credsStore, credHelpers) and containers-auth.json(5), whose keys
-may name a path below a host. A credential is asked for by host and never goes to another one.
+`config.json` as the Docker CLI documents it (auths, credsStore, credHelpers) and containers-auth.json(5),
+whose keys may name a path below a host. A credential is asked for by host and never goes to another one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ HELPER_TIMEOUT = 30.0
 _CONFIG_LIMIT = 1024 * 1024
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _NOT_FOUND = b"credentials not found in native keychain"
-# The user name by which helpers and registries mark an identity token (docker-credential-helpers, docker/cli).
+# The user name by which helpers and registries mark an identity token (docker-credential-helpers,
+# docker/cli).
 _TOKEN_USER = "<token>"
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a registry is shown: user and password, or an OAuth2 refresh token, or a bearer token as it is."""
+    """What a registry is shown: user and password, or an OAuth2 refresh token, or a bearer token as it
+    is.
+    """
 
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
@@ -74,7 +77,9 @@ class DockerCredentials:
         self._environment = os.environ if environment is None else environment
 
     async def find(self, registry: str, repository: str) -> Credential | None:
-        """Look in each file in turn. Raises CredentialError for a file or helper that is there but unusable."""
+        """Look in each file in turn. Raises CredentialError for a file or helper that is there but
+        unusable.
+        """
         for path in config_files(self._environment):
             config = _load(path)
             if config is not None and (found := await self._from(config, path, registry, repository)):
@@ -95,7 +100,9 @@ class DockerCredentials:
         return None
 
     async def _ask(self, helper: str, path: Path, registry: str) -> Credential | None:
-        """The docker-credential-helpers protocol: `get`, the host on standard input, JSON on standard output."""
+        """The docker-credential-helpers protocol: `get`, the host on standard input, JSON on standard
+        output.
+        """
         program = f"docker-credential-{helper}"
         if not _HELPER_NAME.fullmatch(helper):
             raise CredentialError(

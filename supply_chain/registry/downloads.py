@@ -65,8 +65,8 @@ class Download:
             # answer that is wrong stays wrong.
             if not mixed:
                 raise WrongContent(
-                    f"{self._what}: {self._transport.registry} served {self._blob.size} bytes with the digest "
-                    f"sha256:{found}",
+                    f"{self._what}: {self._transport.registry} served {self._blob.size} bytes "
+                    f"with the digest sha256:{found}",
                     "the registry or a proxy before it is broken or lies: pull from another one",
                 )
             self._mixed = False

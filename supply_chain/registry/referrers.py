@@ -1,9 +1,9 @@
 """Referrers: what hangs on an image by `subject` (OCI distribution specification, Listing Referrers).
 
-A registry without the referrers API keeps them in an index under the tag `sha256-<hex>`, which clients maintain.
-Whether there is an API is found out by calling it: some registries send OCI-Subject and have none. What is
-listed is only a hint; each manifest is fetched and says itself what it is and what it refers to. A listing that
-fails is an error, never an empty list.
+A registry without the referrers API keeps them in an index under the tag `sha256-<hex>`, which clients
+maintain. Whether there is an API is found out by calling it: some registries send OCI-Subject and have none.
+What is listed is only a hint; each manifest is fetched and says itself what it is and what it refers to. A
+listing that fails is an error, never an empty list.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ from supply_chain.registry.wire import Answer
 # More referrers than any image has a use for: a listing that never ends is refused.
 MOST_REFERRERS = 1000
 _MOST_PAGES = 100
-# How a registry says that it has no such API: the specification's 404, and what older ones answer to unknown paths.
+# How a registry says that it has no such API: the specification's 404, and what older ones answer to unknown
+# paths.
 _NO_API = (404, 400, 405, 406, 501)
 _NEXT = re.compile(r'<([^<>]*)>\s*;[^,]*\brel="?next"?(?=[\s,;]|$)', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Referrer:
-    """A manifest that refers to an image; `descriptor` has its own type and annotations, whatever the list said."""
+    """A manifest that refers to an image; `descriptor` has its own type and annotations, whatever the list
+    said.
+    """
 
     descriptor: Descriptor
     manifest: Manifest
@@ -79,7 +82,9 @@ class Referrers:
         return found
 
     async def attach(self, content: bytes) -> Descriptor:
-        """Write a manifest that has a subject, and see to it that listing the subject's referrers finds it."""
+        """Write a manifest that has a subject, and see to it that listing the subject's referrers finds
+        it.
+        """
         manifest = parse_manifest(content, "the referrer")
         if manifest.subject is None:
             raise ValueError("a manifest without subject is no referrer")
@@ -100,8 +105,8 @@ class Referrers:
                 # A registry that lists late, or another writer that overwrote the index meanwhile.
                 if not await attempts.again():
                     raise Unavailable(
-                        f"referrer {descriptor.digest} was pushed, but listing the referrers of {subject} does "
-                        f"not show it after {attempts.failed} attempts",
+                        f"referrer {descriptor.digest} was pushed, but listing the referrers of {subject} "
+                        f"does not show it after {attempts.failed} attempts",
                         "run the same command again; if it stays so, the registry's referrers are broken",
                     )
 
@@ -171,8 +176,8 @@ class Referrers:
     async def _append(self, subject: str, descriptor: Descriptor) -> Sequence[Descriptor]:
         """Read, add, write and read again; what the last read found.
 
-        Registries offer no compare-and-swap here, so two writers can still lose an entry between the read and the
-        write. The second read tells the one that lost.
+        Registries offer no compare-and-swap here, so two writers can still lose an entry between the read
+        and the write. The second read tells the one that lost.
         """
         before = await self._fallback(subject) or Index(manifests=())
         if not any(entry.digest == descriptor.digest for entry in before.manifests):

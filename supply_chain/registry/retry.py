@@ -54,8 +54,8 @@ class Attempts:
     async def again(self, headers: Mapping[str, str] | None = None) -> bool:
         """Wait before the next attempt; False when there is none left.
 
-        `headers` are those of the answer that failed: a Retry-After that fits into the patience is kept to, one that
-        does not ends the attempts, since asking earlier is what the registry forbade.
+        `headers` are those of the answer that failed: a Retry-After that fits into the patience is kept to,
+        one that does not ends the attempts, since asking earlier is what the registry forbade.
         """
         self.failed += 1
         if self.failed >= self._policy.attempts:
@@ -76,7 +76,9 @@ class Attempts:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that Retry-After asks for (RFC 9110, 10.2.3: a number or a date); None when it says nothing usable."""
+    """Seconds that Retry-After asks for (RFC 9110, 10.2.3: a number or a date); None when it says nothing
+    usable.
+    """
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])

@@ -176,10 +176,9 @@ class Transport:
         if answer.status in TRANSIENT:
             wait = answer.headers.get("retry-after", "").strip()[:40]
             later = f" (it asks to wait: {wait})" if wait.isprintable() and wait else ""
-            return Unavailable(
-                f"{said}, {attempts} attempts", f"run the same command again later{later}: what arrived stays",
-                answer.status, codes,
-            )  # fmt: skip
+            what = f"{said}, {attempts} attempts"
+            hint = f"run the same command again later{later}: what arrived stays"
+            return Unavailable(what, hint, answer.status, codes)
         if answer.status == 413:
             return Rejected(
                 said, "raise the largest request that the registry or the proxy before it takes", 413, codes

@@ -9,6 +9,7 @@ confirmed, so a registry that loses its sessions ends the upload with an error.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -64,9 +65,12 @@ def read_file(path: Path) -> Read:
     """Ranges of a file, for `upload`."""
 
     def read(offset: int, length: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
+        # opening a fifo would wait for its writer
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.pread(file, length, offset)
+        finally:
+            os.close(file)
 
     return read
 
@@ -235,23 +239,21 @@ class _Source:
         return Body(end - start, pieces)
 
     def _piece(self, at: int, length: int) -> bytes:
+        what = f"blob {self._blob.digest}"
         try:
             piece = self._read(at, length)
         except OSError as error:
-            raise LayoutError(f"blob {self._blob.digest}: {error.strerror}", _REBUILD) from error
+            raise LayoutError(f"{what}: {error.strerror}", _REBUILD) from error
         if len(piece) != length:
+            found = at + len(piece)
             raise LayoutError(
-                f"blob {self._blob.digest}: expected {self._blob.size} bytes, the file ends after {at + len(piece)}",
-                _REBUILD,
+                f"{what}: expected {self._blob.size} bytes, the file ends after {found}", _REBUILD
             )
         new = piece[max(0, self._hashed_to - at) :]
         self._hash.update(new)
         self._hashed_to += len(new)
-        if self._hashed_to == self._blob.size and self._hash.hexdigest() != self._blob.hex:
-            raise LayoutError(
-                f"blob {self._blob.digest}: the file's bytes have the digest sha256:{self._hash.hexdigest()}",
-                _REBUILD,
-            )
+        if self._hashed_to == self._blob.size and (hexed := self._hash.hexdigest()) != self._blob.hex:
+            raise LayoutError(f"{what}: the file's bytes have the digest sha256:{hexed}", _REBUILD)
         return piece
 
 
@@ -261,8 +263,8 @@ _REBUILD = "the layout changed after it was built: build it again"
 def _has(answer: Answer, otherwise: int) -> int:
     """How many bytes the registry says it has; `otherwise` when it says nothing.
 
-    `0-0` may mean one byte or none (distribution says it for none); none is the safe reading, since a chunk that starts
-    too early is refused and restarts the session.
+    `0-0` may mean one byte or none (distribution says it for none); none is the safe reading, since a chunk
+    that starts too early is refused and restarts the session.
     """
     found = _RANGE.fullmatch(answer.headers.get("range", "").strip())
     if found is None:

@@ -1,7 +1,8 @@
-"""One HTTP exchange: TLS, timeouts, a bound on time and bytes. No retries, no redirects, no credentials of its own.
+"""One HTTP exchange: TLS, timeouts, a bound on time and bytes. No retries, no redirects, no credentials of
+its own.
 
-This sits on httpx's transport, not on its client: the client keeps cookies and logs whole URLs, and upload sessions
-and redirects carry signatures in theirs.
+This sits on httpx's transport, not on its client: the client keeps cookies and logs whole URLs, and upload
+sessions and redirects carry signatures in theirs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ USER_AGENT = "disk-image/0.1"
 
 
 class Interrupted(Exception):
-    """The exchange ended without a whole answer. `final`: trying again can't help, and `hint` says what does."""
+    """The exchange ended without a whole answer. `final`: trying again can't help, and `hint` says what
+    does.
+    """
 
     def __init__(self, reason: str, *, final: bool = False, hint: str = "") -> None:
         super().__init__(reason)
@@ -101,7 +104,7 @@ class Wire:
         if url.scheme != "https" and not plain:
             raise BrokenAnswer(
                 f"the registry sent us to {shown(url)}, which is not https",
-                "behind a proxy, let the registry know its public URL (X-Forwarded-Proto, or its own setting)",
+                "behind a proxy, tell the registry its public URL (X-Forwarded-Proto or its own setting)",
             )
         return url
 
@@ -206,7 +209,9 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _proxy(url: httpx.URL) -> str | None:
-    """The proxy that the environment names for this URL (https_proxy, no_proxy …); loopback never has one."""
+    """The proxy that the environment names for this URL (https_proxy, no_proxy …); loopback never has
+    one.
+    """
     if is_loopback(_bracketed(url.host)) or urllib.request.proxy_bypass(url.host):
         return None
     return urllib.request.getproxies().get(url.scheme)
