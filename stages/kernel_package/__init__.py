@@ -1,0 +1,1 @@
+"""The kernel, as the distribution packages it."""
