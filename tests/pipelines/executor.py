@@ -122,3 +122,15 @@ class World:
 def became(results: local.Results) -> dict[str, str]:
     """Each stage's `ran` or `cached`."""
     return {stage.name: stage.result for stage in results.stages}
+
+
+def numbered_plan(world: World, suffix: str = "") -> Plan:
+    """`one` writes a thousand digits, `two` adds one, and `suffix`, which changes its program alone."""
+    return Plan("numbered", (
+        world.stage("one", 'job.output("out").write_text("1" * 1000)'),
+        world.stage(
+            "two",
+            f'job.output("out").write_text(job.input("in").read_text() + "2{suffix}")',
+            inputs={"in": StageOutput("one", "out")},
+        ),
+    ))  # fmt: skip
