@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from pipelines.commands.request import LOCK_TOOLS, Request, load_request, with_locks
-from pipelines.errors import ArchiveError, DiskImageError, StageError, UsageError
+from pipelines.commands.request import Request, load_request
+from pipelines.errors import StageError, UsageError
 from pipelines.export import export_layout
 from pipelines.local import Pending, Results, Transport, cached
 from pipelines.store import Store
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pipelines.evidence import Evidence
-    from pipelines.lock import Lock, LockedFile
-
-GONE, TOOLS_MIRROR = "gone", "mirror-tools-"
+# The mirror's word for a locked file that no place has any more.
+GONE = "gone"
 
 
 def run(args: Namespace) -> int:
@@ -59,7 +52,7 @@ def _target(request: Request, args: Namespace) -> str:
 def _results(args: Namespace, request: Request, target: str, store: Store) -> tuple[Request, Results]:
     anew = (args.only,) if args.only else ()
     if not anew:
-        found = cached(request.plan, (target,), request.sources, store)
+        found = cached(request.plan, _outputs(target), request.sources, store)
         if not isinstance(found, Pending):
             return request, found
     relocked: set[bool] = set()
@@ -69,12 +62,19 @@ def _results(args: Namespace, request: Request, target: str, store: Store) -> tu
         except StageError as error:
             if error.code != GONE:
                 raise
-            of_tools = error.stage.startswith(TOOLS_MIRROR)
-            if not args.relock or of_tools in relocked:
-                raise _with_successors(args, request, error) from error
+            from pipelines.commands import relocking
+
+            tools = relocking.of_tools(error)
+            if not args.relock or tools in relocked:
+                raise relocking.with_successors(args, request, error) from error
             # The recipe's lock and the tools' may both have fallen behind, each is renewed once.
-            relocked.add(of_tools)
-            request = _relocked(args, request, error, store)
+            relocked.add(tools)
+            request = relocking.relocked(args, request, error, store)
+
+
+def _outputs(target: str) -> tuple[str, ...]:
+    """What must be in the store in the end: of the whole image also the digest that is printed."""
+    return ("image", "composefs") if target == "image" else (target,)
 
 
 def _run(args: Namespace, request: Request, target: str, store: Store, anew: Sequence[str]) -> Results:
@@ -82,7 +82,7 @@ def _run(args: Namespace, request: Request, target: str, store: Store, anew: Seq
     from pipelines.progress import reporter
 
     return run_plan(
-        request.plan, (target,), request.sources, store,
+        request.plan, _outputs(target), request.sources, store,
         transport=transport(args), reporter=reporter(), jobs=args.jobs, anew=anew,
     )  # fmt: skip
 
@@ -101,96 +101,6 @@ def transport(args: Namespace) -> Transport:
         if not pools:
             raise
         return Transport((), pools)
-
-
-def _with_successors(args: Namespace, request: Request, error: StageError) -> StageError:
-    """The same failure, saying what the archive has instead and the command that takes it."""
-    from pipelines.archive import archives
-    from pipelines.successors import successors
-    from pipelines.tools import load_tools
-
-    of_tools, lock, command = _locked_for(args, request, error)
-    gone = [file for file in (*lock.packages, *lock.sources) if file.name in error.details]
-    try:
-        roots = archives(args.archive or ())
-        found = successors(gone, lock, roots, tools=load_tools() if of_tools else None)
-    except DiskImageError as unanswered:
-        instead = f"what it has instead could not be asked: {unanswered.what}"
-    else:
-        instead = "; ".join(
-            f"{file.name} {file.version}: the archive now has {_name_version(found[file.name])}"
-            for file in gone
-        )
-    return StageError(
-        what=f"{error.what} ({instead})",
-        hint=f"{command}, or build with --relock to leave the committed lock alone",
-        stage=error.stage, code=error.code, details=error.details, log=error.log,
-    )  # fmt: skip
-
-
-def _name_version(file: LockedFile | None) -> str:
-    return "nothing in its place" if file is None else f"{file.name} {file.version}"
-
-
-def _locked_for(args: Namespace, request: Request, error: StageError) -> tuple[bool, Lock, str]:
-    """Whether the failed mirror serves the tools, the lock it serves, and the command that relocks."""
-    from pipelines.lock import load_lock
-
-    if error.stage.startswith(TOOLS_MIRROR):
-        return True, load_lock(request.tools_lock_path, LOCK_TOOLS), LOCK_TOOLS
-    command = f"disk-image lock {args.recipe}"
-    return False, load_lock(request.lock_path, command), command
-
-
-def _relocked(args: Namespace, request: Request, error: StageError, store: Store) -> Request:
-    """Lock anew, beside the output, what the archive can't serve any more; say so, and plan with it."""
-    from pipelines.archive import archives
-    from pipelines.evidence import write_lock
-    from pipelines.recipe import load_recipe
-    from pipelines.resolve import resolve
-
-    if args.output is None:
-        raise UsageError("--relock needs --output: the new lock is written beside it", "add --output LAYOUT")
-    of_tools, lock, _ = _locked_for(args, request, error)
-    folder: Path = args.output.absolute().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{args.output.name}.{'tools.lock' if of_tools else 'lock.json'}"
-    print(
-        f"relock: the archive no longer has {', '.join(error.details)}; locking anew into {path}"
-        " (the committed lock stays as it is)",
-        file=sys.stderr,
-    )
-    roots = archives(args.archive or ())
-    write_lock(
-        path, *(_tools_anew(lock, roots) if of_tools else resolve(load_recipe(request.folder), roots))
-    )
-    if of_tools:
-        return with_locks(request.folder, request.lock_path, path, store)
-    return with_locks(request.folder, path, request.tools_lock_path, store)
-
-
-def _tools_anew(lock: Lock, roots: Sequence[str]) -> tuple[Lock, Evidence]:
-    """The tools' lock against today's archive.
-
-    An extra suite whose index is past its Valid-Until may confirm what the committed lock has, never
-    change it: a replayed old index could otherwise bring an old package back.
-    """
-    from pipelines.resolve import resolve_tools
-    from pipelines.tools import load_tools
-
-    tools = load_tools()
-    try:
-        return resolve_tools(tools, lock.arch, roots)
-    except ArchiveError as refused:
-        suites = [extra.suite for extra in tools.extra]
-        fresh, evidence = resolve_tools(tools, lock.arch, roots, expired=suites)
-        extra = {name for suite in tools.extra for name in suite.packages}
-        before, after = (
-            {f.name: f.sha256 for f in one.packages if f.name in extra} for one in (lock, fresh)
-        )
-        if before != after:
-            raise refused
-        return fresh, evidence
 
 
 def _say(
