@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from supply_chain.errors import LayoutError, RegistryError
+from supply_chain.errors import LayoutError, RegistryError, WrongContent
 from supply_chain.layout import Layout, open_layout
 from supply_chain.oci import DOCUMENT_LIMIT, Descriptor, Manifest, parse_manifest
 from supply_chain.reference import Reference, parse_reference
@@ -119,10 +119,10 @@ async def plan_push(
     mountable: dict[str, int] = {}
 
     async def ask(blob: Descriptor) -> None:
-        if await repository.has_blob(blob.digest):
+        if await repository.has_blob(blob):
             return
         for source in sources:
-            if await source.has_blob(blob.digest):
+            if await source.has_blob(blob):
                 mountable[blob.digest] = blob.size
                 return
         missing[blob.digest] = blob.size
@@ -169,6 +169,11 @@ async def push_layout(
             await pushing.blobs(layout.manifest.blobs)
             await repository.manifests.put(layout.manifest_bytes, layout.manifest.media_type, tag)
         pushing.document_bytes += len(layout.manifest_bytes)
+        if (found := await repository.manifests.resolve(reference.target)) != digest:
+            raise WrongContent(
+                f"{reference}: the manifest {digest} was taken, but the reference has {found or 'nothing'}",
+                "another push may have moved the tag meanwhile: push again, or push to a tag of its own",
+            )
     for referrer in referrers:
         await pushing.blobs(referrer.manifest.blobs)
         await repository.referrers.attach(referrer.content)

@@ -62,11 +62,11 @@ def parse_reference(text: str) -> Reference:
     """Read a REF. Raises InvalidReference that says which part breaks which rule."""
     _check_text(text)
     name, at, digest = text.partition("@")
-    if at and "/" not in name:
-        # user:password@host: its first half must not be repeated
+    if at and not DIGEST.fullmatch(digest):
+        # it may be user:password@host, so nothing of it is repeated
         raise InvalidReference(
-            "a reference with credentials before the host is refused",
-            "docker login HOST, then name the host alone",
+            "a reference holds no credentials, and after @ only sha256: and 64 hex digits",
+            f"docker login HOST, then write {_FORM}",
         )
     registry, slash, rest = name.partition("/")
     path, colon, tag = rest.rpartition(":") if ":" in rest else (rest, "", "")

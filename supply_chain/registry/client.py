@@ -26,7 +26,7 @@ from supply_chain.registry.manifests import Manifests
 from supply_chain.registry.referrers import Referrers
 from supply_chain.registry.retry import Policy
 from supply_chain.registry.transport import Transport
-from supply_chain.registry.uploads import How, Read, Upload
+from supply_chain.registry.uploads import How, Read, Upload, is_there
 from supply_chain.registry.wire import Wire
 
 
@@ -52,16 +52,9 @@ class Repository:
         """The bounds in force."""
         return self._transport.policy
 
-    async def has_blob(self, digest: str) -> bool:
+    async def has_blob(self, blob: Descriptor) -> bool:
         """Whether the repository has the blob (HEAD)."""
-        answer = await self._transport.call(
-            "HEAD",
-            self._transport.url(f"blobs/{digest}"),
-            f"look-up of blob {digest}",
-            ok=(200, 404),
-            scopes=self._transport.scopes("pull"),
-        )
-        return answer.status == 200
+        return await is_there(self._transport, blob, self._transport.scopes("pull"))
 
     async def upload(
         self,

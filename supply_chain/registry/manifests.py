@@ -83,7 +83,7 @@ class Manifests:
             "PUT",
             self._transport.url(f"manifests/{target}"),
             what,
-            ok=(201, 200, 202),
+            ok=(201,),
             scopes=self._transport.scopes("pull", "push"),
             headers={"content-type": media_type},
             body=Body.of(content),

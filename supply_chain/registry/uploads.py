@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -80,6 +80,15 @@ def read_bytes(content: bytes) -> Read:
     return lambda offset, length: content[offset : offset + length]
 
 
+async def is_there(transport: Transport, blob: Descriptor, scopes: Collection[str]) -> bool:
+    """Whether the repository has the blob, whole: another size than the descriptor's is no answer to trust."""
+    url = transport.url(f"blobs/{blob.digest}")
+    answer = await transport.call(
+        "HEAD", url, f"look-up of blob {blob.digest}", ok=(200, 404), scopes=scopes
+    )
+    return answer.status == 200 and answer.headers.get("content-length") in (None, str(blob.size))
+
+
 class Upload:
     """One blob on its way to one repository."""
 
@@ -112,9 +121,7 @@ class Upload:
                 return How.SENT
 
     async def _is_there(self) -> bool:
-        url = self._transport.url(f"blobs/{self._blob.digest}")
-        answer = await self._transport.call("HEAD", url, self._what, ok=(200, 404), scopes=self._scopes)
-        return answer.status == 200
+        return await is_there(self._transport, self._blob, self._scopes)
 
     async def _mount(self, sources: Sequence[str]) -> _Session | None:
         """Try each source in turn. None: mounted; else the session the registry opened instead."""

@@ -1,0 +1,68 @@
+"""A registry on loopback, and bounds under which no test waits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from supply_chain.registry import Policy
+from tests.supply_chain.registry_server import RegistryServer, registry
+
+
+@pytest.fixture
+def server() -> Iterator[RegistryServer]:
+    """An empty registry."""
+    with registry() as running:
+        yield running
+
+
+@dataclass
+class Waits:
+    """A sleep that does not, and remembers."""
+
+    slept: list[float] = field(default_factory=list)
+
+    async def __call__(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def waits() -> Waits:
+    """What the policy of this test waited."""
+    return Waits()
+
+
+@pytest.fixture
+def policy(waits: Waits) -> Policy:
+    """Small chunks, a short silence, no waiting between attempts."""
+    return Policy(
+        attempts=4,
+        silence=1.0,
+        connect_timeout=2.0,
+        slowest=100_000,
+        chunk=64 * 1024,
+        sleep=waits,
+        jitter=lambda: 1.0,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_credentials_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No login of whoever runs the tests."""
+    for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture
+def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """All of every library's log, down to its last detail."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx", "httpcore", "asyncio"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    return caplog
