@@ -67,7 +67,10 @@ class Stored:
 
 
 def write(
-    source: mmap.mmap | bytes, objects: Iterable[Object], output: BinaryIO, workers: int | None = None
+    source: mmap.mmap | memoryview | bytes,
+    objects: Iterable[Object],
+    output: BinaryIO,
+    workers: int | None = None,
 ) -> None:
     """Write the pack of `objects`, whose content is in `source` (a mapped file), sorted by digest.
 
