@@ -147,7 +147,7 @@ def test_a_failed_installation_says_what_to_read(tmp_path: Path, monkeypatch: py
     (tmp_path / "mmdebstrap").write_text("#!/bin/sh\nexit 25\n")
     (tmp_path / "mmdebstrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(Failure, match="^mmdebstrap: exit code 25$") as caught:
+    with pytest.raises(Failure, match=r"^mmdebstrap: exit code 25$") as caught:
         install(tmp_path / "root", tmp_path, "trixie", "amd64", ["a:amd64=1"])
     assert "message above" in caught.value.hint
 
