@@ -7,7 +7,7 @@ it again after any failure sends what is still missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -158,17 +158,10 @@ async def push_layout(
     blobs = _all_blobs(layout, referrers)
     pushing = _Pushing(layout, repository, mount_from, progress, sum(blob.size for blob in blobs))
     await pushing.blobs(layout.manifest.blobs)
-    tag = reference.tag
     if await repository.manifests.resolve(reference.target) != digest:
-        try:
-            await repository.manifests.put(layout.manifest_bytes, layout.manifest.media_type, tag)
-        except RegistryError as error:
-            if _BLOBS_GONE.isdisjoint(error.codes):
-                raise
-            # It took an upload, or said that it had a blob, and has it no longer: ask and send once more.
-            await pushing.blobs(layout.manifest.blobs)
-            await repository.manifests.put(layout.manifest_bytes, layout.manifest.media_type, tag)
-        pushing.document_bytes += len(layout.manifest_bytes)
+        content, media_type = layout.manifest_bytes, layout.manifest.media_type
+        put = partial(repository.manifests.put, content, media_type, reference.tag)
+        await pushing.document(content, layout.manifest.blobs, put)
         if (found := await repository.manifests.resolve(reference.target)) != digest:
             raise WrongContent(
                 f"{reference}: the manifest {digest} was taken, but the reference has {found or 'nothing'}",
@@ -176,8 +169,8 @@ async def push_layout(
             )
     for referrer in referrers:
         await pushing.blobs(referrer.manifest.blobs)
-        await repository.referrers.attach(referrer.content)
-        pushing.document_bytes += len(referrer.content)
+        attach = partial(repository.referrers.attach, referrer.content)
+        await pushing.document(referrer.content, referrer.manifest.blobs, attach)
     return PushResult(
         reference=str(reference),
         digest=digest,
@@ -219,6 +212,21 @@ class _Pushing:
         """Have all of them there, largest first, so that the last one under way is a small one."""
         ordered = sorted(blobs, key=lambda blob: (-blob.size, blob.digest))
         await side_by_side(self._repository.policy.parallel, ordered, self._blob)
+
+    async def document(
+        self, content: bytes, blobs: Sequence[Descriptor], write: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Write a manifest whose blobs are there. Should the registry have lost one that it took, or said
+        that it had, it is asked and sent once more.
+        """
+        try:
+            await write()
+        except RegistryError as error:
+            if _BLOBS_GONE.isdisjoint(error.codes):
+                raise
+            await self.blobs(blobs)
+            await write()
+        self.document_bytes += len(content)
 
     async def _blob(self, blob: Descriptor) -> None:
         how = await self._repository.upload(

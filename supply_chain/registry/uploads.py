@@ -81,7 +81,7 @@ def read_bytes(content: bytes) -> Read:
 
 
 async def is_there(transport: Transport, blob: Descriptor, scopes: Collection[str]) -> bool:
-    """Whether the repository has the blob, whole: another size than the descriptor's is no answer to trust."""
+    """Whether the repository has the blob, whole: a size other than the descriptor's counts as no."""
     url = transport.url(f"blobs/{blob.digest}")
     answer = await transport.call(
         "HEAD", url, f"look-up of blob {blob.digest}", ok=(200, 404), scopes=scopes

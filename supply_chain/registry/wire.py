@@ -80,8 +80,9 @@ class Wire:
         self._plain_http = plain_http
         self._given = transport
         self._ca_file = ca_file
-        self._tls = None if transport is not None else _tls(ca_file)
-        self._transports: dict[str | None, httpx.AsyncBaseTransport] = {}
+        # Reading the system's authorities takes longer than a small push, so it waits for the first https.
+        self._tls: ssl.SSLContext | None = None if ca_file is None else _tls(ca_file)
+        self._transports: dict[tuple[str, str | None], httpx.AsyncBaseTransport] = {}
 
     async def __aenter__(self) -> Wire:
         return self
@@ -152,12 +153,20 @@ class Wire:
     def _transport(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
         if self._given is not None:
             return self._given
-        proxy = _proxy(url)
-        if proxy not in self._transports:
+        key = (url.scheme, _proxy(url))
+        if key not in self._transports:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
-            assert self._tls is not None
-            self._transports[proxy] = httpx.AsyncHTTPTransport(verify=self._tls, limits=limits, proxy=proxy)
-        return self._transports[proxy]
+            self._transports[key] = httpx.AsyncHTTPTransport(
+                verify=self._context(url), limits=limits, proxy=key[1]
+            )
+        return self._transports[key]
+
+    def _context(self, url: httpx.URL) -> ssl.SSLContext:
+        if url.scheme == "http":
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self._tls is None:
+            self._tls = _tls(None)
+        return self._tls
 
 
 async def read_all(response: httpx.Response, limit: int, what: str) -> bytes:
