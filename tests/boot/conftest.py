@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,33 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Locks:
+    """The quick recipe's plan, the boot check's, and the store."""
+
+    quick: Plan
+    boot: Plan
+    store: Store
+
+    def tools(self) -> Iterator[Stage]:
+        """The stages that make the tools tree with QEMU."""
+        return (stage for stage in self.boot.stages if stage.name.endswith("tools-boot"))
+
+
+@dataclass(frozen=True)
 class Laboratory:
-    """Boots guests from changed disks."""
+    """Boots guests from changed disks. `root` and `other` name the stages with the root's tree and with
+    another metadata image.
+    """
 
     plan: Plan
-    sources: Sources
+    root: str
+    other: str
     store: Store
 
     def digest(self, stage: str = "composefs") -> str:
         """The fs-verity digest of a root's metadata image."""
-        return self._output(self.plan, stage, "digest").strip()
+        (digest,) = self._outputs(self.plan, stage, "digest")
+        return digest.strip()
 
     def boot(
         self,
@@ -66,7 +83,11 @@ class Laboratory:
         stage = _stage(
             "trial-boot",
             "tools-boot",
-            {name: StageOutput(*source) for name, source in _GUEST.items()},
+            {
+                "layout": StageOutput("image", "layout"),
+                "tree": StageOutput(self.root, "tree"),
+                "other": StageOutput(self.other, "metadata"),
+            },
             settings,
             ("verdict", "console"),
             (
@@ -77,25 +98,18 @@ class Laboratory:
             ),
         )
         trial = Plan(self.plan.name, (*self.plan.stages, stage))
-        verdict = json.loads(self._output(trial, stage.name, "verdict"))
-        return Ended(verdict, self._output(trial, stage.name, "console"))
+        verdict, console = self._outputs(trial, stage.name, "verdict", "console")
+        return Ended(json.loads(verdict), console)
 
-    def _output(self, wanted: Plan, stage: str, output: str) -> str:
+    def _outputs(self, wanted: Plan, stage: str, *outputs: str) -> tuple[str, ...]:
         with self.store.use():
             results = run(
-                wanted, (stage,), self.sources, self.store,
+                wanted, (stage,), Sources(recipe=RECIPE), self.store,
                 transport=transport(Namespace(archive=[], pool=[])), reporter=reporter(),
                 anew=("trial-boot",) if stage == "trial-boot" else (),
             )  # fmt: skip
-            content = self.store.blob(results.output(stage, output).content.digest).read_bytes()
-        return content.decode("utf-8", "replace")
-
-
-_GUEST = {
-    "layout": ("image", "layout"),
-    "tree": ("trial-root", "tree"),
-    "other": ("composefs-other", "metadata"),
-}
+            paths = [self.store.blob(results.output(stage, output).content.digest) for output in outputs]
+            return tuple(path.read_text(errors="replace") for path in paths)
 
 
 def _stage(
@@ -127,38 +141,39 @@ def _root(name: str, variant: str) -> Stage:
 
 
 @pytest.fixture(scope="session")
-def laboratory() -> Laboratory:
-    """The quick recipe's kernel and initramfs; two trial roots, the second to be mistaken for the first."""
+def locks() -> Locks:
+    """The quick recipe's locks as the archive can serve them, and a store with what it gave."""
     store = Path(os.environ.get("DISK_IMAGE_TEST_STORE", ROOT / "out" / "test-store"))
     store.mkdir(parents=True, exist_ok=True)
     done = disk_image("build", RECIPE, "--target", "initramfs", "--store", store, "--relock", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     tools = load_tools_lock(Path(told["tools_lock"]), host_arch())
-    quick = plan(load_recipe(RECIPE), load_lock(Path(told["lock"]), f"disk-image lock {RECIPE}"), tools)
-    taken = tuple(
-        stage for stage in quick.closure("initramfs", "composefs").stages if stage.name not in _REPLACED
-    )
-    composefs, image = quick.stage("composefs"), quick.stage("image")
+    lock = load_lock(Path(told["lock"]), f"disk-image lock {RECIPE}")
+    return Locks(plan(load_recipe(RECIPE), lock, tools), boot_plan(tools, host_arch()), Store(store))
+
+
+@pytest.fixture(scope="session")
+def laboratory(locks: Locks) -> Laboratory:
+    """A root that tries itself out, and another one to be mistaken for it."""
+    needed = locks.quick.closure("initramfs", "tools-image").stages
+    composefs, image = locks.quick.stage("composefs"), locks.quick.stage("image")
     trial = {"tree": StageOutput("trial-root", "tree")}
     stages = (
-        *taken,
-        *(stage for stage in boot_plan(tools, host_arch()).stages if stage.name.endswith("tools-boot")),
+        *needed,
+        *locks.tools(),
         _root("trial-root", "one"),
         _root("trial-root-other", "another"),
         replace(composefs, inputs={**composefs.inputs, **trial}),
         replace(composefs, name="composefs-other", inputs={"tree": StageOutput("trial-root-other", "tree")}),
         replace(image, inputs={**image.inputs, **trial}),
     )
-    return Laboratory(Plan("boot-tests", stages), Sources(recipe=RECIPE), Store(store))
+    return Laboratory(Plan("boot-tests", stages), "trial-root", "composefs-other", locks.store)
 
 
-_REPLACED = {
-    "mirror-root",
-    "mirror-tools-packages",
-    "tools-packages",
-    "packages",
-    "rootfs",
-    "composefs",
-    "image",
-}
+@pytest.fixture(scope="session")
+def quick(locks: Locks) -> Laboratory:
+    """The quick recipe's own image."""
+    return Laboratory(
+        Plan("boot-tests-quick", (*locks.quick.stages, *locks.tools())), "rootfs", "composefs", locks.store
+    )

@@ -53,7 +53,7 @@ def test_in_the_writable_root(good: Ended, what: str) -> None:
 
 
 def test_an_object_changed_offline_is_refused_when_boot_reads_it(laboratory: Laboratory) -> None:
-    ended = laboratory.boot("flip-object", path="usr/bin/dash")
+    ended = laboratory.boot("flip-start", path="usr/bin/dash")
     assert refusal(ended) == "expected /sbin/init to start, found: Input/output error"
     assert re.search(r"fs-verity \(vda, inode \d+\): FILE CORRUPTED! pos=0", ended.console)
 
@@ -61,13 +61,29 @@ def test_an_object_changed_offline_is_refused_when_boot_reads_it(laboratory: Lab
 def test_an_object_swapped_for_another_valid_one_is_refused(laboratory: Laboratory) -> None:
     ended = laboratory.boot("swap-object", path="usr/bin/dash", donor="usr/bin/cat")
     assert refusal(ended) == "expected /sbin/init to start, found: Input/output error"
-    assert re.search(r"overlayfs: lower\(.*\) has the wrong fs-verity digest", ended.console)
+    assert re.search(r"overlayfs: lower file '[0-9a-f]{62}' has the wrong fs-verity digest", ended.console)
 
 
 def test_an_object_without_verity_is_refused(laboratory: Laboratory) -> None:
     ended = laboratory.boot("object-without-verity", path="usr/bin/dash")
     assert refusal(ended) == "expected /sbin/init to start, found: Input/output error"
-    assert re.search(r"overlayfs: lower\(.*\) has no fs-verity digest", ended.console)
+    assert re.search(r"overlayfs: lower file '[0-9a-f]{62}' has no fs-verity digest", ended.console)
+
+
+def test_systemd_changed_offline_is_refused(quick: Laboratory) -> None:
+    systemd = "usr/lib/systemd/systemd"
+    ended = quick.boot("flip-start", path=systemd, reached="Reached target multi-user.target")
+    assert refusal(ended) == "expected /sbin/init to start, found: Input/output error"
+    assert "systemd[1]" not in ended.console
+
+
+def test_a_later_block_of_systemd_changed_offline_ends_the_boot(quick: Laboratory) -> None:
+    """The program starts, and dies of SIGBUS at the page that can't be verified."""
+    systemd = "usr/lib/systemd/systemd"
+    ended = quick.boot("flip-dynamic", path=systemd, reached="Reached target multi-user.target")
+    assert ended.verdict["result"] == "panic", ended.console[-3000:]
+    assert "Attempted to kill init" in ended.verdict["reason"]
+    assert re.search(r"fs-verity \(vda, inode \d+\): FILE CORRUPTED!", ended.console)
 
 
 def test_the_metadata_image_replaced_by_another_valid_one_is_refused(laboratory: Laboratory) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -64,15 +65,19 @@ class Changed:
     def metadata(self) -> str:
         return f"composefs/images/{self.image.digest}.cfs"
 
-    def object_of(self, parameter: str) -> str:
-        """The disk's path of the object that holds the root's file which the parameter names."""
+    def content(self, parameter: str) -> bytes:
+        """The root's file which the parameter names."""
         wanted = self.job.params[parameter]
         for entry, offset in canonical_tar.read(self.job.input("tree")):
-            if entry.path == wanted:
+            if entry.path == wanted and entry.size:
                 with self.job.input("tree").open("rb") as stream:
                     stream.seek(offset)
-                    return disk.object_path(fsverity.digest(stream, entry.size))
+                    return stream.read(entry.size)
         raise Failure(f"the root has no file {wanted}", "correct the test")
+
+    def object_of(self, parameter: str) -> str:
+        """The disk's path of that file's object."""
+        return disk.object_path(fsverity.digest(self.content(parameter)))
 
     def debugfs(self, *requests: str, write: bool = True) -> str:
         """Run requests on the disk; what it prints."""
@@ -98,8 +103,18 @@ def _nothing(changed: Changed) -> None:
     return
 
 
-def _flip_object(changed: Changed) -> None:
-    changed.flip(changed.object_of("path"), changed.job.params.get("position", 100))
+def _flip_start(changed: Changed) -> None:
+    changed.flip(changed.object_of("path"), 100)
+
+
+def _flip_dynamic(changed: Changed) -> None:
+    """In the dynamic section of a 64-bit ELF file: the loader reads it, exec(2) doesn't."""
+    program = changed.content("path")
+    (table,) = struct.unpack_from("<Q", program, 32)
+    size, count = struct.unpack_from("<HH", program, 54)
+    headers = [struct.unpack_from("<IIQ", program, table + number * size) for number in range(count)]
+    (position,) = [offset for kind, _, offset in headers if kind == 2]
+    changed.flip(changed.object_of("path"), position)
 
 
 def _flip_metadata(changed: Changed) -> None:
@@ -129,7 +144,8 @@ def _another_label(changed: Changed) -> None:
 
 CHANGES: Mapping[str, Callable[[Changed], None]] = {
     "nothing": _nothing,
-    "flip-object": _flip_object,
+    "flip-start": _flip_start,
+    "flip-dynamic": _flip_dynamic,
     "flip-metadata": _flip_metadata,
     "swap-object": _swap_object,
     "swap-metadata": _swap_metadata,
