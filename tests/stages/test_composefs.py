@@ -10,6 +10,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,33 @@ def test_the_stage_s_outputs(
     for line in listed.splitlines():
         digest, offset, size, _ = line.split(" ")
         assert fsverity.digest(packed[int(offset) : int(offset) + int(size)]) == digest
+
+
+def test_nothing_around_the_stage_reaches_its_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """umask, time zone, locale, hash seed, number of CPUs and the folder vary."""
+    fake_mkcomposefs(tmp_path / "bin", monkeypatch)
+    found = set()
+    for number, (umask, zone, locale, seed) in enumerate(
+        [
+            (0o022, "UTC", "C.UTF-8", "0"),
+            (0o077, "Pacific/Kiritimati", "C", "4321"),
+            (0o002, "EST5EDT", "POSIX", "7"),
+        ]
+    ):
+        folder = tmp_path / f"job{'x' * number}"
+        (folder / "in").mkdir(parents=True)
+        (folder / "out").mkdir()
+        write_tar(folder / "in" / "tree", SAMPLE)
+        (folder / "job.json").write_text('{"name": "composefs", "source_date_epoch": 1, "params": {}}')
+        env = {"PATH": os.environ["PATH"], "TZ": zone, "LC_ALL": locale, "PYTHONHASHSEED": seed}
+        one_cpu = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if number else []
+        argv = [*one_cpu, sys.executable, "-m", "stages.composefs", os.fspath(folder)]
+        root = Path(__file__).parents[2]
+        subprocess.run(argv, cwd=root, env=env, umask=umask, check=True, stdout=subprocess.DEVNULL)
+        found.add(tuple(path.read_bytes() for path in sorted((folder / "out").iterdir())))
+    assert len(found) == 1
 
 
 def test_a_digest_that_differs_from_mkcomposefs_s_stops_the_build(
