@@ -106,7 +106,10 @@ class Download:
             try:
                 os.link(self._partial, target)
             except OSError:
-                shutil.copyfile(self._partial, target)
+                # another file system, or another stage, done with the same file, removed its name
+                partial.seek(0)
+                with target.open("wb") as copy:
+                    shutil.copyfileobj(partial, copy, _CHUNK)
 
     def _locked(self) -> IO[bytes]:
         """The partial file, ours alone: another stage or process that wants it waits and then finds it
