@@ -110,14 +110,7 @@ class DockerCredentials:
             )
         by_hand = f"try it by hand: echo {registry} | {program} get"
         try:
-            with anyio.fail_after(HELPER_TIMEOUT):
-                done = await anyio.run_process(
-                    [program, "get"],
-                    input=registry.encode(),
-                    stderr=subprocess.DEVNULL,
-                    check=False,
-                    env=self._environment,
-                )
+            code, output = await anyio.to_thread.run_sync(_run, program, registry, self._environment)
         except FileNotFoundError:
             raise CredentialError(
                 f"{path} names the credential helper {program}, which is not on PATH",
@@ -128,12 +121,12 @@ class DockerCredentials:
                 f"{program} gave no answer within {HELPER_TIMEOUT:.0f} s", by_hand
             ) from None
         # What the helper printed may hold the secret, so no error repeats it.
-        if done.returncode != 0:
-            if done.stdout.strip().startswith(_NOT_FOUND):
+        if code != 0:
+            if output.strip().startswith(_NOT_FOUND):
                 return None
-            raise CredentialError(f"{program}: exit code {done.returncode} for {registry}", by_hand)
+            raise CredentialError(f"{program}: exit code {code} for {registry}", by_hand)
         try:
-            answer = json.loads(done.stdout)
+            answer = json.loads(output)
             username, secret = answer["Username"], answer["Secret"]
         except (ValueError, TypeError, KeyError):
             raise CredentialError(f"{program}: expected JSON with Username and Secret", by_hand) from None
@@ -155,6 +148,29 @@ def config_files(environment: Mapping[str, str]) -> Iterator[Path]:
         yield Path(settings) / "containers" / "auth.json"
         if not docker:
             yield Path(home) / ".docker" / "config.json"
+
+
+def _run(program: str, registry: str, environment: Mapping[str, str]) -> tuple[int, bytes]:
+    """Exit code and output. Files in memory, not pipes: a helper need not read, and what it leaves running
+    can't keep a pipe open.
+    """
+    with (
+        os.fdopen(os.memfd_create("question"), "w+b") as question,
+        os.fdopen(os.memfd_create("answer"), "w+b") as answer,
+    ):
+        question.write(registry.encode())
+        question.seek(0)
+        process = subprocess.Popen(
+            [program, "get"], stdin=question, stdout=answer, stderr=subprocess.DEVNULL, env=environment
+        )
+        try:
+            process.wait(HELPER_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        answer.seek(0)
+        return process.returncode, answer.read(_CONFIG_LIMIT)
 
 
 def _load(path: Path) -> dict[str, Any] | None:

@@ -169,8 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         server = self.server
-        self._status = 0
         self._taken = 0
+        self._recorded = False
         url = urlsplit(self.path)
         with server.lock:
             number = server.count
@@ -180,14 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._play(url.path, {name: values[0] for name, values in parse_qs(url.query).items()})
         except _Cut:
+            self._record(0)
             self._cut()
-        finally:
-            with server.lock:
-                server.seen.append(
-                    Seen(
-                        self.command, self.path, self.headers.get("authorization"), self._taken, self._status
-                    )
-                )
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _handle
 
@@ -399,11 +393,19 @@ class _Handler(BaseHTTPRequestHandler):
         content = json.dumps({"errors": [{"code": code, "message": f"no {echoed}"}]}).encode()
         self._answer(status, content, **{"Content-Type": "application/json", **headers})
 
+    def _record(self, status: int) -> None:
+        """Once a request, and before its answer: a client that has one finds its request here."""
+        if not self._recorded:
+            self._recorded = True
+            authorization = self.headers.get("authorization")
+            with self.server.lock:
+                self.server.seen.append(Seen(self.command, self.path, authorization, self._taken, status))
+
     def _answer(self, status: int, content: bytes = b"", /, **headers: str) -> None:
-        self._status = status
         fault = self._fault
         if fault is Fault.CUT_AFTER:
             raise _Cut
+        self._record(status)
         if content and fault is Fault.WRONG_BYTES:
             content = content[:-1] + bytes([content[-1] ^ 1])
         if content and fault is Fault.TRUNCATED:
