@@ -145,6 +145,9 @@ def main(runs: int, tools: str | None = None, files: int = FILES, total: int = B
     scratch = "/dev/shm" if os.path.ismount("/dev/shm") else None
     with tempfile.TemporaryDirectory(prefix="bench-composefs-", dir=scratch) as name:
         root = _root(Path(tools), Path(name)) if tools is not None else None
+        if root is not None and not (root / "usr/bin/mkcomposefs").exists():
+            print(f"composefs: not measured: {tools} holds no usr/bin/mkcomposefs")
+            return
         # Inside the root that the programs change into; a folder that was given gets it back clean.
         with tempfile.TemporaryDirectory(prefix="bench-", dir=root or name) as work:
             _measure(Where(root, Path(work)), runs, files, total)
