@@ -1,4 +1,4 @@
-"""`disk-image build --executor dagger`: the Dagger executor from the command line, through the SDK's client."""
+"""`disk-image build --executor dagger`: a plan on an engine, through the SDK's client."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def build_with_engine(
     anew: Collection[str] = (),
     also: Sequence[tuple[str, str]] = (),
 ) -> Results:
-    """Run what `target` needs on a Dagger engine; the target's outputs, and `also` (stage, output), are in the
-    store afterwards.
+    """Run what `target` needs on a Dagger engine; the target's outputs, and `also` (stage, output), are in
+    the store afterwards.
 
     Folders among the archives are handed in as pools are: the engine may be on another machine. The caller
     holds `store.use()`. Raises EngineError for the engine, StageError for a stage, StoreError for the store.
@@ -71,10 +71,12 @@ def build_with_engine(
 def _given(plan: Plan, sources: Sources, transport: Transport) -> Given:
     """The caller's files, each by itself: nothing else of a folder is sent."""
     local = [Path(archive) for archive in transport.archives if archive.startswith("/")]
-    pools = []
-    for pool in (*transport.pools, *local):
-        if found := [name for name in pool_files(plan) if (pool / name).is_file()]:
-            pools.append(dag.host().directory(str(pool.absolute()), include=found))
+    names = pool_files(plan)
+    pools = [
+        dag.host().directory(str(pool.absolute()), include=found)
+        for pool in (*transport.pools, *local)
+        if (found := [name for name in names if (pool / name).is_file()])
+    ]
     recipe_files = {}
     for path in recipe_paths(plan):
         assert sources.recipe is not None

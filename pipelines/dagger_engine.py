@@ -43,7 +43,7 @@ class DaggerExecuted:
         """The file `name` of OUT."""
         return self.container.file(f"{OUT}/{name}")
 
-    def folder(self, name: str) -> dagger.Directory:
+    def folder(self, name: str) -> Handle:
         """The folder `name` of OUT."""
         return self.container.directory(f"{OUT}/{name}")
 

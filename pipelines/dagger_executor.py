@@ -138,6 +138,16 @@ class Build:
         """What an output of the finished run holds."""
         return self._made[stage].outputs[name]
 
+    def outputs(self, stage: str) -> list[str]:
+        """The names of a stage's outputs."""
+        return list(self._made[stage].outputs)
+
+    async def container_of(self, stage: str) -> Exec:
+        """The container of a stage, once what it needs is made."""
+        wanted = self._plan.stage(stage)
+        await self.run(sorted({need.stage for need in wanted.needs()}))
+        return await self._asked(wanted, await self._document(wanted))
+
     def key(self, stage: str) -> str:
         """The key of a stage of the finished run; empty for one that ran anew."""
         return self._made[stage].key
@@ -360,7 +370,7 @@ def recipe_paths(plan: Plan) -> list[str]:
 
 
 def pool_files(plan: Plan) -> list[str]:
-    """Every name under which a pool may hold a locked file of a plan (stages/mirror looks under the same)."""
+    """Every name under which stages/mirror finds a plan's locked files in a pool."""
     files: list[Any] = []
     for stage in plan.stages:
         wanted = stage.params.get("files")

@@ -45,6 +45,9 @@ class Executed(Protocol):
     def file(self, name: str) -> Handle:
         """The file `name` of OUT."""
 
+    def folder(self, name: str) -> Handle:
+        """The folder `name` of OUT."""
+
 
 class Engine(Protocol):
     """Runs containers."""
