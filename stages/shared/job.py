@@ -9,7 +9,8 @@ Folder layout, the same under every executor (JOB is the program's one argument)
     JOB/cache/<name>/     accelerators: may be empty, must never change a result
     JOB/program/          the program's files; the working directory
 
-Standard output and error are the stage's log, but for lines that start with `@progress ` or `@error ` (JSON follows).
+Standard output and error are the stage's log, but for lines that start with `@progress ` or `@error `
+(JSON follows).
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from typing import Any, NoReturn
 
 
 class Failure(Exception):
-    """A failure with what to do about it. `code` is for the executor, `details` are machine-readable items."""
+    """A failure with what to do about it. `code` is for the executor, `details` are machine-readable
+    items.
+    """
 
     def __init__(self, what: str, hint: str, *, code: str = "failed", details: Sequence[str] = ()) -> None:
         super().__init__(what)
@@ -71,13 +74,18 @@ def progress(done: int, total: int, unit: str = "bytes") -> None:
 
 
 def run(argv: Sequence[str], *, hint: str, **options: Any) -> subprocess.CompletedProcess[Any]:
-    """Run a command of the tools tree; its output is the stage's log. A failure names the command and its exit code."""
+    """Run a command of the tools tree; its output is the stage's log. A failure names the command and its
+    exit code.
+    """
     import shlex
 
     try:
         return subprocess.run(argv, check=True, **options)
     except FileNotFoundError as error:
-        raise Failure(f"{argv[0]}: not found in the tools tree", "add its package to stages/tools.toml, then: disk-image lock --tools") from error
+        raise Failure(
+            f"{argv[0]}: not found in the tools tree",
+            "add its package to stages/tools.toml, then: disk-image lock --tools",
+        ) from error
     except subprocess.CalledProcessError as error:
         raise Failure(f"{shlex.join(argv)}: exit code {error.returncode}", hint) from error
 
