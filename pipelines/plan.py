@@ -140,7 +140,12 @@ def _kernel(recipe: Recipe) -> Stage:
         source_date_epoch=recipe.source_date_epoch,
         tools=StageOutput("tools-kernel", "tree"),
         inputs=inputs,
-        params={"arch": recipe.arch},
+        # Paths, for messages: what the fragments and patches hold are inputs.
+        params={
+            "arch": recipe.arch,
+            "fragments": list(recipe.kernel.fragments),
+            "patches": list(recipe.kernel.patches),
+        },
         outputs=outputs,
         accelerators=("ccache",),
     )

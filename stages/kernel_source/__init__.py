@@ -1,0 +1,1 @@
+"""The kernel, built from the distribution's source package."""
