@@ -55,12 +55,11 @@ def add(archive: Archive, packages: Sequence[Path]) -> str:
         )
     python = posixpath.basename(programs[0])
     _add_with_libraries(archive, found, [programs[0], extensions[0]])
-    archive_modules(archive, found.files, python)
+    _add_modules(archive, found.files, python)
     return python
 
 
-def archive_modules(archive: Archive, files: dict[str, bytes], python: str) -> None:
-    """Add the standard library's modules, compiled."""
+def _add_modules(archive: Archive, files: dict[str, bytes], python: str) -> None:
     sources = {}
     for module in _MODULES:
         path = f"usr/lib/{python}/{module}.py"
@@ -116,7 +115,7 @@ def _add_with_libraries(archive: Archive, found: _Packages, programs: Sequence[s
             if name not in by_name:
                 raise Failure(f"/{path} needs {name}, which no package of the set holds", _RELOCK)
             pending.append(by_name[name])
-    # The dynamic loader's path is below /lib or /lib64, links into /usr in a merged system (file-hierarchy(7)).
+    # The dynamic loader's path is below /lib or /lib64: links into /usr (file-hierarchy(7), merged /usr).
     for top in sorted(tops):
         archive.symlink(top, f"usr/{top}")
 
