@@ -243,7 +243,7 @@ class Build:
             await self._engine.execute(asked)
             await self._find(made.key)
         except ExecFailed as failed:
-            said = [*failed.stderr.strip().splitlines(), str(failed)][-1]
+            said = (failed.stderr.strip().splitlines() or [str(failed)])[-1]
             self._reporter.note(f"stage {stage.name}: its result could not be kept: {said}")
 
     async def _asked(self, stage: Stage, wanted: Document | None) -> Exec:
