@@ -15,7 +15,7 @@ from supply_chain.errors import BrokenAnswer, WrongContent
 from supply_chain.oci import Descriptor
 from supply_chain.registry.retry import Attempts
 from supply_chain.registry.transport import Transport
-from supply_chain.registry.wire import Answer, Interrupted, check_encoding
+from supply_chain.registry.wire import Answer, Interrupted, check_encoding, pieces
 
 # Bytes that are collected before they are hashed and written, and that make an attempt worth another one.
 _PIECE = 1024 * 1024
@@ -108,7 +108,7 @@ class Download:
             self._mixed = True
         pending = bytearray()
         try:
-            async for part in response.aiter_raw():
+            async for part in pieces(response):
                 pending += part
                 if len(pending) >= _PIECE:
                     await self._keep(pending)
@@ -200,7 +200,7 @@ async def _part(
         raise Interrupted("it served another range than the one asked for")
     kept = io.BytesIO()
     skip = offset - start
-    async for part in response.aiter_raw():
+    async for part in pieces(response):
         on_received(len(part))
         kept.write(part[skip:])
         skip = max(0, skip - len(part))

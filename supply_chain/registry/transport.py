@@ -11,7 +11,7 @@ from supply_chain.errors import BrokenAnswer, InvalidDocument, NotFound, Registr
 from supply_chain.oci import DOCUMENT_LIMIT, parse_object
 from supply_chain.registry.auth import Authenticator
 from supply_chain.registry.retry import TRANSIENT, Attempts, Policy
-from supply_chain.registry.wire import Answer, Body, Interrupted, Wire, read_all, shown
+from supply_chain.registry.wire import Answer, Body, Interrupted, Wire, pieces, read_all, shown
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
@@ -191,7 +191,7 @@ class Transport:
         """The start of an error's body; a cut inside it changes nothing about the error."""
         parts = bytearray()
         try:
-            async for part in response.aiter_raw():
+            async for part in pieces(response):
                 parts += part
                 if len(parts) >= _ERROR_LIMIT:
                     break

@@ -125,6 +125,7 @@ class Upload:
 
     async def _mount(self, sources: Sequence[str]) -> _Session | None:
         """Try each source in turn. None: mounted; else the session the registry opened instead."""
+        session = None
         for source in sources:
             url = self._transport.url("blobs/uploads/", mount=self._blob.digest, **{"from": source})
             scopes = (*self._scopes, f"repository:{source}:pull")
@@ -135,8 +136,10 @@ class Upload:
                     raise
                 # no right to read there, or no mounting here: the bytes are sent instead
                 continue
-            return None if answer.status == 201 else self._session(answer)
-        return await self._start()
+            if answer.status == 201:
+                return None
+            session = self._session(answer)
+        return session or await self._start()
 
     async def _start(self) -> _Session:
         url = self._transport.url("blobs/uploads/")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,11 +169,18 @@ class Wire:
         return self._tls
 
 
+def pieces(response: httpx.Response) -> AsyncIterable[bytes]:
+    """The body as it comes, undecoded, once."""
+    if not isinstance(response.stream, httpx.AsyncByteStream):
+        raise TypeError("a transport must answer with an asynchronous stream")
+    return response.stream
+
+
 async def read_all(response: httpx.Response, limit: int, what: str) -> bytes:
     """The body, at most `limit` bytes. Raises BrokenAnswer for more, or for a content encoding."""
     check_encoding(response, what)
     parts = bytearray()
-    async for part in response.aiter_raw():
+    async for part in pieces(response):
         parts += part
         if len(parts) > limit:
             raise BrokenAnswer(
