@@ -92,7 +92,7 @@ def check(store: Store, *, repair: bool = False) -> list[Problem]:
 
 
 def _check(store: Store, *, repair: bool) -> Iterator[Problem]:
-    users: dict[str, str] = {}
+    users: dict[str, list[tuple[Record, str]]] = {}
     for path in sorted((store.root / "results").rglob("*.json")):
         record = store.result(path.parent.name + path.stem)
         if record is None:
@@ -102,28 +102,31 @@ def _check(store: Store, *, repair: bool) -> Iterator[Problem]:
             continue
         for name, stored in record.outputs.items():
             for sha256, _ in stored.blobs():
-                users.setdefault(sha256, f"{record.stage}.{name}")
+                users.setdefault(sha256, []).append((record, name))
     present = _blob_sizes(store)
-    for sha256, user in sorted(users.items()):
-        if sha256 not in present:
-            yield Problem(
-                f"blob sha256:{sha256} ({user})", "is missing", "the next build that needs it makes it"
-            )
-    for sha256 in sorted(present):
-        actual = sha256_file(store.blob(sha256))
-        if actual != sha256:
-            user = users.get(sha256, "of no result")
-            yield Problem(
-                f"blob sha256:{sha256} ({user})", f"holds bytes with sha256:{actual}", _hint(repair)
-            )
-            if repair:
-                store.discard(sha256)
+    for sha256 in sorted({*users, *present}):
+        used = users.get(sha256, [])
+        wrong = _blob_problem(store, sha256) if sha256 in present else "is missing"
+        if wrong is None:
+            continue
+        user = f"{used[0][0].stage}.{used[0][1]}" if used else "of no result"
+        yield Problem(f"blob sha256:{sha256} ({user})", wrong, _hint(repair))
+        if repair:
+            store.discard(sha256)
+            # Without its result the stage runs again as soon as anything needs it.
+            for record, _ in used:
+                store.result_path(record.key).unlink(missing_ok=True)
     for tree in sorted(_folders(store.root / "trees")):
         wrong = _tree_problem(store, tree)
         if wrong is not None:
             yield Problem(f"tree sha256:{tree.name}", wrong, _hint(repair))
             if repair:
                 remove_tree(tree)
+
+
+def _blob_problem(store: Store, sha256: str) -> str | None:
+    actual = sha256_file(store.blob(sha256))
+    return None if actual == sha256 else f"holds bytes with sha256:{actual}"
 
 
 def _tree_problem(store: Store, tree: Path) -> str | None:

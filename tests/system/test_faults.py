@@ -49,11 +49,9 @@ def test_kill_9_in_each_stage_then_the_same_command_finishes_with_the_same_diges
     argv = [sys.executable, "-m", "pipelines", *_arguments(quick, warm_store, store, tmp_path / "layout")]
     killed: set[str] = set()
     for _ in range(2 * len(quick.stages)):
-        log = tmp_path / "stderr"
-        with log.open("w") as stderr:
-            process = subprocess.Popen(
-                argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
-            )
+        log, told = tmp_path / "stderr", tmp_path / "stdout"
+        with log.open("w") as stderr, told.open("w") as stdout:
+            process = subprocess.Popen(argv, cwd=ROOT, stdout=stdout, stderr=stderr, start_new_session=True)
             while process.poll() is None:
                 running = {
                     line.split()[1].rstrip(":")
@@ -75,8 +73,7 @@ def test_kill_9_in_each_stage_then_the_same_command_finishes_with_the_same_diges
         assert left == [], "kill -9 left processes behind"
     assert killed == set(quick.stages), "some stage was never killed"
     assert process.returncode == 0, log.read_text()
-    assert process.stdout is not None
-    assert json.loads(process.stdout.read())["manifest_digest"] == quick.manifest_digest
+    assert json.loads(told.read_text())["manifest_digest"] == quick.manifest_digest
     assert list((store / "work").iterdir()) == []
 
 
