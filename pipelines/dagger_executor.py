@@ -47,6 +47,7 @@ _RUNNER = (
     "stages/shared/__init__.py",
     "stages/shared/job.py",
     "stages/shared/canonical_tar.py",
+    "stages/shared/tar_header.py",
 )
 
 

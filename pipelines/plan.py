@@ -29,6 +29,7 @@ from pipelines.recipe import Recipe, SourceKernel
 
 _SHARED = "stages/shared/"
 _JOB = ("stages/__init__.py", _SHARED + "__init__.py", _SHARED + "job.py")
+_TAR = ("canonical_tar", "tar_header")
 # Tools are not part of any recipe, so their trees carry one fixed time.
 TOOLS_EPOCH = 1
 
@@ -56,7 +57,7 @@ def plan(recipe: Recipe, lock: Lock, tools: Lock) -> Plan:
         _rootfs(recipe),
         Stage(
             name="composefs",
-            program=_program("composefs", "canonical_tar", "fsverity", "dpkg_files"),
+            program=_program("composefs", *_TAR, "fsverity", "dpkg_files"),
             source_date_epoch=epoch,
             tools=StageOutput("tools-image", "tree"),
             inputs={"tree": StageOutput("rootfs", "tree")},
@@ -110,7 +111,7 @@ def _tools(name: str, tools: Lock) -> tuple[Stage, Stage]:
     mirror = _mirror(f"mirror-tools-{name}", tools.of_set(name))
     unpack = Stage(
         name=f"tools-{name}",
-        program=_program("tools", "deb", "canonical_tar", "tree"),
+        program=_program("tools", "deb", *_TAR, "tree"),
         source_date_epoch=TOOLS_EPOCH,
         inputs={"repository": StageOutput(mirror.name, "repository")},
         outputs=(Output("tree"),),
@@ -124,7 +125,7 @@ def _kernel(recipe: Recipe) -> Stage:
     if not isinstance(recipe.kernel, SourceKernel):
         return Stage(
             name="kernel",
-            program=_program("kernel_package", "deb", "canonical_tar"),
+            program=_program("kernel_package", "deb", *_TAR),
             source_date_epoch=recipe.source_date_epoch,
             tools=StageOutput("tools-image", "tree"),
             inputs=inputs,
@@ -136,7 +137,7 @@ def _kernel(recipe: Recipe) -> Stage:
     inputs |= {numbered(PATCH, index): RecipeFile(path) for index, path in enumerate(recipe.kernel.patches)}
     return Stage(
         name="kernel",
-        program=_program("kernel_source", "deb", "canonical_tar"),
+        program=_program("kernel_source", "deb", *_TAR),
         source_date_epoch=recipe.source_date_epoch,
         tools=StageOutput("tools-kernel", "tree"),
         inputs=inputs,
@@ -154,7 +155,7 @@ def _kernel(recipe: Recipe) -> Stage:
 def _packages(recipe: Recipe, lock: Lock) -> Stage:
     return Stage(
         name="packages",
-        program=_program("packages", "deb", "canonical_tar"),
+        program=_program("packages", "deb", *_TAR),
         source_date_epoch=recipe.source_date_epoch,
         tools=StageOutput("tools-packages", "tree"),
         inputs={"repository": StageOutput("mirror-root", "repository")},
@@ -181,7 +182,7 @@ def _rootfs(recipe: Recipe) -> Stage:
         files.append(entry)
     return Stage(
         name="rootfs",
-        program=_program("rootfs", "canonical_tar", "tree"),
+        program=_program("rootfs", *_TAR, "tree"),
         source_date_epoch=recipe.source_date_epoch,
         tools=StageOutput("tools-image", "tree"),
         inputs=inputs,
@@ -207,7 +208,7 @@ def _initramfs(recipe: Recipe) -> Stage:
         files.append({"path": file.path, "mode": file.mode, "input": numbered(FILE, index)})
     return Stage(
         name="initramfs",
-        program=_program("initramfs", "deb", "canonical_tar", also=("initramfs",)),
+        program=_program("initramfs", "deb", *_TAR, also=("initramfs",)),
         source_date_epoch=recipe.source_date_epoch,
         tools=StageOutput("tools-image", "tree"),
         inputs=inputs,

@@ -15,55 +15,19 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from stages.shared.job import Failure
+from stages.shared.tar_header import BLOCK, CAPABILITY, Entry, Kind, header, parse
 
-CAPABILITY = "security.capability"
-_BLOCK = 512
+__all__ = ["CAPABILITY", "Entry", "Kind", "Writer", "pack", "read", "sort_key", "unpack"]
+
 _CHUNK = 1 << 20
-_PAX_NAME = b"././@PaxHeader"
-_PAX_CAPABILITY = b"SCHILY.xattr." + CAPABILITY.encode()
-_MOST_OWNER = 0o7777777
-_MOST_SIZE = 0o77777777777
+# Pages of a file that were looked at count as this process's until it lets go of them.
+_RELEASE = 4 << 20
 _REBUILD = "the file is damaged, or was not written by this project; remove it and build again"
-
-
-class Kind(StrEnum):
-    """What an entry is; device nodes, sockets and fifos have no place in a tree."""
-
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symlink"
-    HARDLINK = "hardlink"
-
-
-_FLAGS = {Kind.FILE: b"0", Kind.DIRECTORY: b"5", Kind.SYMLINK: b"2", Kind.HARDLINK: b"1"}
-_KINDS = {flag: kind for kind, flag in _FLAGS.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One path. `path` is relative without `./` or a trailing `/` (`.` is the root), decoded with
-    os.fsdecode.
-
-    `mode` is 12 bits, `mtime` whole seconds, `size` bytes of content (files only). `target` is the text of
-    a symbolic link, or a hard link's first path in sort order; a hard link repeats mode, owner and mtime
-    of that path and has no capability of its own. `capability` is the raw value of security.capability.
-    """
-
-    path: str
-    kind: Kind
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    size: int = 0
-    target: str = ""
-    capability: bytes = b""
 
 
 def sort_key(path: str) -> bytes:
@@ -86,7 +50,7 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._stream.write(bytes(2 * _BLOCK))
+            self._stream.write(bytes(2 * BLOCK))
 
     def add(self, entry: Entry, content: BinaryIO | bytes | memoryview | None = None) -> None:
         """Add one entry; a file's `content` must hold exactly `entry.size` bytes (None only for size 0)."""
@@ -109,8 +73,8 @@ class Writer:
                 f"{entry.path}: expected {entry.size} bytes of content, found {copied}",
                 "the tree changed while it was packed",
             )
-        if copied % _BLOCK:
-            self._stream.write(bytes(-copied % _BLOCK))
+        if copied % BLOCK:
+            self._stream.write(bytes(-copied % BLOCK))
 
 
 def read(path: Path) -> Iterator[tuple[Entry, int]]:
@@ -119,37 +83,24 @@ def read(path: Path) -> Iterator[tuple[Entry, int]]:
     """
     rules = _Rules(path.name, _REBUILD)
     with _mapped(path) as data:
-        offset = 0
-        while True:
-            start = offset
-            block = data[offset : offset + _BLOCK]
-            if not block.strip(b"\0"):
-                break
-            records: dict[bytes, bytes] = {}
+        released = start = 0
+        while data[start : start + BLOCK].strip(b"\0"):
             try:
-                if block[156:157] == b"x":
-                    length = _octal(block[124:135])
-                    records = _records(data[offset + _BLOCK : offset + _BLOCK + length])
-                    offset += _BLOCK + length + -length % _BLOCK
-                    block = data[offset : offset + _BLOCK]
-                entry = _entry(block, records)
-                canonical = header(entry)
-            except (ValueError, KeyError):
-                raise rules.broken(f"no canonical header at byte {start}") from None
-            offset += _BLOCK
-            if data[start:offset] != canonical:
-                raise rules.broken(f"{entry.path}: its header at byte {start} is not in canonical form")
+                entry, offset = parse(data, start)
+            except ValueError as error:
+                raise rules.broken(str(error)) from None
             rules.check(entry)
             yield entry, offset if entry.size else 0
             content_end = offset + entry.size
-            offset = content_end + -entry.size % _BLOCK
-            if offset > len(data):
+            start = content_end + -entry.size % BLOCK
+            if start > len(data):
                 raise rules.broken(
                     f"truncated: {entry.path} ends at byte {content_end}, the file at {len(data)}"
                 )
-            if data[content_end:offset].strip(b"\0"):
+            if data[content_end:start].strip(b"\0"):
                 raise rules.broken(f"{entry.path}: padding is not zero")
-        if len(data) - start != 2 * _BLOCK or data[start:].strip(b"\0"):
+            released = _release(data, released, start)
+        if len(data) - start != 2 * BLOCK or data[start:].strip(b"\0"):
             raise rules.broken(f"expected the two zero blocks of the end at byte {start}")
 
 
@@ -198,6 +149,7 @@ def unpack(tar: Path, folder: Path) -> None:
     root = os.geteuid() == 0
     directories: list[tuple[str, Entry]] = []
     with _mapped(tar) as data:
+        released = 0
         for entry, offset in read(tar):
             full = os.path.join(folder, entry.path)
             if entry.kind is Kind.HARDLINK:
@@ -213,6 +165,7 @@ def unpack(tar: Path, folder: Path) -> None:
                 with open(full, "xb", buffering=0) as file:
                     for position in range(offset, offset + entry.size, _CHUNK):
                         file.write(data[position : min(position + _CHUNK, offset + entry.size)])
+                        released = _release(data, released, position)
             if root:
                 os.chown(full, entry.uid, entry.gid, follow_symlinks=False)
             if entry.kind is Kind.FILE:
@@ -225,48 +178,6 @@ def unpack(tar: Path, folder: Path) -> None:
     for full, entry in reversed(directories):
         os.chmod(full, entry.mode)
         os.utime(full, (entry.mtime, entry.mtime))
-
-
-def header(entry: Entry) -> bytes:
-    """The one form of an entry's headers: one block, or an extended header before it where ustar can't say
-    it.
-    """
-    path, target = os.fsencode(entry.path), os.fsencode(entry.target)
-    records: dict[bytes, bytes] = {}
-    prefix, name = _split(path)
-    if not name:
-        records[b"path"] = path
-        prefix, name = b"", path[:100]
-    if len(target) > 100:
-        records[b"linkpath"] = target
-    for key, value, most in (
-        (b"uid", entry.uid, _MOST_OWNER),
-        (b"gid", entry.gid, _MOST_OWNER),
-        (b"size", entry.size, _MOST_SIZE),
-    ):
-        if value > most:
-            records[key] = b"%d" % value
-    if entry.capability:
-        records[_PAX_CAPABILITY] = entry.capability
-    block = _block(
-        name,
-        prefix,
-        entry.mode,
-        0 if b"uid" in records else entry.uid,
-        0 if b"gid" in records else entry.gid,
-        0 if b"size" in records else entry.size,
-        entry.mtime,
-        _FLAGS[entry.kind],
-        target[:100],
-    )
-    if not records:
-        return block
-    if not all(_utf8(records.get(key, b"")) for key in (b"path", b"linkpath")):
-        records[b"hdrcharset"] = b"BINARY"
-    body = b"".join(_record(key, records[key]) for key in sorted(records))
-    return (
-        _block(_PAX_NAME, b"", 0, 0, 0, len(body), 0, b"x", b"") + body + bytes(-len(body) % _BLOCK) + block
-    )
 
 
 class _Rules:
@@ -329,6 +240,18 @@ class _Rules:
         return Failure(f"{self._where}: {why}", self._hint)
 
 
+def _release(data: mmap.mmap | bytes, start: int, end: int) -> int:
+    """Let go of the pages from `start` to `end` once they are worth a call; where the next call starts.
+
+    They stay in the page cache: another look maps them again (madvise(2), MADV_DONTNEED).
+    """
+    length = (end - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    if length < _RELEASE or not isinstance(data, mmap.mmap) or not hasattr(data, "madvise"):
+        return start
+    data.madvise(mmap.MADV_DONTNEED, start, length)
+    return start + length
+
+
 class _mapped:
     """A file's bytes by mmap; empty files can't be mapped."""
 
@@ -345,88 +268,6 @@ class _mapped:
     def __exit__(self, *_: object) -> None:
         if isinstance(self._data, mmap.mmap):
             self._data.close()
-
-
-def _block(
-    name: bytes,
-    prefix: bytes,
-    mode: int,
-    uid: int,
-    gid: int,
-    size: int,
-    mtime: int,
-    flag: bytes,
-    target: bytes,
-) -> bytes:
-    before = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
-    after = b"%b%bustar\00000%b0000000\x000000000\0%b" % (
-        flag,
-        target.ljust(100, b"\0"),
-        bytes(64),
-        prefix.ljust(167, b"\0"),
-    )
-    # The checksum counts its own field as eight spaces; leaving out the zeros makes the sum four times as
-    # fast.
-    total = 8 * 0x20 + sum(before.replace(b"\0", b"")) + sum(after.replace(b"\0", b""))
-    return b"%b%06o\0 %b" % (before, total, after)
-
-
-def _split(path: bytes) -> tuple[bytes, bytes]:
-    """ustar's prefix and name; an empty name when the path does not fit."""
-    if len(path) <= 100:
-        return b"", path
-    prefix, slash, _ = path[:156].rpartition(b"/")
-    name = path[len(prefix) + 1 :]
-    return (prefix, name) if slash and prefix and 0 < len(name) <= 100 else (b"", b"")
-
-
-def _record(key: bytes, value: bytes) -> bytes:
-    rest = len(key) + len(value) + 3
-    length = rest + len(str(rest))
-    if len(str(length)) > len(str(rest)):
-        length += 1
-    return b"%d %b=%b\n" % (length, key, value)
-
-
-def _records(body: bytes) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
-    while body:
-        length_text, _, _ = body.partition(b" ")
-        length = int(length_text) if length_text.isdigit() else 0
-        key, equals, value = body[len(length_text) + 1 : length].partition(b"=")
-        if not equals or not value.endswith(b"\n"):
-            raise ValueError("broken extended header")
-        found[key] = value[:-1]
-        body = body[length:]
-    return found
-
-
-def _entry(block: bytes, records: dict[bytes, bytes]) -> Entry:
-    prefix = block[345:500].rstrip(b"\0")
-    name = block[:100].rstrip(b"\0")
-    return Entry(
-        path=os.fsdecode(records.get(b"path", prefix + b"/" + name if prefix else name)),
-        kind=_KINDS[block[156:157]],
-        mode=_octal(block[100:107]),
-        uid=int(records[b"uid"]) if b"uid" in records else _octal(block[108:115]),
-        gid=int(records[b"gid"]) if b"gid" in records else _octal(block[116:123]),
-        mtime=_octal(block[136:147]),
-        size=int(records[b"size"]) if b"size" in records else _octal(block[124:135]),
-        target=os.fsdecode(records.get(b"linkpath", block[157:257].rstrip(b"\0"))),
-        capability=records.get(_PAX_CAPABILITY, b""),
-    )
-
-
-def _octal(text: bytes) -> int:
-    return int(text, 8)
-
-
-def _utf8(value: bytes) -> bool:
-    try:
-        value.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _walk(folder: Path, exclude: Callable[[str], bool]) -> Iterator[str]:

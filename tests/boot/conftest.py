@@ -25,6 +25,7 @@ from pipelines.store import Store
 from tests.system.command import ROOT, disk_image
 
 RECIPE = ROOT / "recipes" / "quick"
+TAR = ("stages/shared/canonical_tar.py", "stages/shared/tar_header.py")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Laboratory:
                 "stages/boot",
                 "stages/shared/fsverity.py",
                 "stages/shared/packs.py",
-                "stages/shared/canonical_tar.py",
+                *TAR,
             ),
         )
         trial = Plan(self.plan.name, (*self.plan.stages, stage))
@@ -135,9 +136,7 @@ def _stage(
 
 def _root(name: str, variant: str) -> Stage:
     tree = {"tree": StageOutput("tools-image", "tree")}
-    return _stage(
-        name, "tools-image", tree, {"variant": variant}, ("tree",), ("stages/shared/canonical_tar.py",)
-    )
+    return _stage(name, "tools-image", tree, {"variant": variant}, ("tree",), TAR)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.shared import canonical_tar
+from stages.shared import canonical_tar, tar_header
 from stages.shared.canonical_tar import Entry, Kind, Writer
 from stages.shared.job import Failure
 
@@ -118,12 +118,12 @@ def test_sizes_from_8_gib_are_in_an_extended_header(
 ) -> None:
     path = tmp_path_factory.mktemp("tar") / "huge"
     entry = Entry("huge", Kind.FILE, 0o644, 0, 0, 0, size)
-    path.write_bytes(canonical_tar.header(ROOT) + canonical_tar.header(entry))
+    path.write_bytes(tar_header.header(ROOT) + tar_header.header(entry))
     start = path.stat().st_size
     os.truncate(path, start + size + -size % 512 + 1024)  # a hole: no bytes on the disk
     (_, found) = islice(canonical_tar.read(path), 2)
     assert found == (entry, start)
-    assert (b" size=" in canonical_tar.header(entry)) == (size > 0o77777777777)
+    assert (b" size=" in tar_header.header(entry)) == (size > 0o77777777777)
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="GNU tar is not installed")
@@ -145,6 +145,22 @@ def test_gnu_tar_lists_long_and_odd_names(tmp_path: Path) -> None:
         entry.path for entry, _ in tree
     ]
     assert listed.stderr == b""
+
+
+def test_a_large_tar_is_read_without_staying_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as stream, Writer(stream, EPOCH) as writer:
+        writer.add(ROOT)
+        for number in range(1500):
+            writer.add(Entry(f"{number:04}", Kind.FILE, 0o644, 0, 0, 0, 40_000), bytes(40_000))
+    resident = [_mapped_kib(path) for number, _ in enumerate(canonical_tar.read(path)) if number % 100 == 0]
+    assert 0 < max(resident) < 10 << 10 < path.stat().st_size >> 10
+
+
+def _mapped_kib(path: Path) -> int:
+    """How much of a mapped file is resident in this process (proc_pid_smaps(5), Rss)."""
+    mapping = Path("/proc/self/smaps").read_text().partition(f" {path}\n")[2]
+    return int(mapping.partition("\nRss:")[2].split()[0]) if mapping else 0
 
 
 def _order(data: bytes) -> bytes:
