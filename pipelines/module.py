@@ -8,18 +8,18 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Annotated, TypeVar
 
 import dagger
 from dagger import Doc, check, dag, field, function, object_type
-from dagger.mod._exceptions import ModuleError
+from dagger.mod._exceptions import FunctionError
 
 from pipelines.commands.request import TOOLS_LOCK, Request, load_tools_lock, with_locks
 from pipelines.dagger_engine import BASE, DaggerEngine
-from pipelines.dagger_executor import Build, Given, recipe_paths, unpacked
+from pipelines.dagger_executor import Build, Given, pool_files, recipe_paths, unpacked
 from pipelines.definition import Plan
 from pipelines.errors import DiskImageError, StageError
 from pipelines.progress import Plain
@@ -193,7 +193,8 @@ class DiskImage:
 
         with _told():
             plan = boot_plan(load_tools_lock(TOOLS_LOCK, host_arch()), host_arch())
-            build = self._build(plan, Sources(), Given(externals={"layout": layout}), anew=("boot",))
+            given = replace(self._given(plan), externals={"layout": layout})
+            build = self._build(plan, Sources(), given, anew=("boot",))
             await build.run(("boot",))
             file = await build.bring("boot", "verdict")
         assert isinstance(file, dagger.File)
@@ -208,16 +209,19 @@ class DiskImage:
         return with_locks(folder, folder / "lock.json", TOOLS_LOCK, _store())
 
     async def _started(self, recipe: dagger.Directory) -> _Started:
+        request = await self._request(recipe)
+        files = {path: recipe.file(path) for path in recipe_paths(request.plan)}
+        given = replace(self._given(request.plan), recipe_files=files)
+        return _Started(request, self._build(request.plan, request.sources, given))
+
+    def _given(self, plan: Plan) -> Given:
         from pipelines.archive import archives
 
-        request = await self._request(recipe)
-        given = Given(
-            recipe_files={path: recipe.file(path) for path in recipe_paths(request.plan)},
-            pools=() if self.pool is None else (self.pool,),
+        return Given(
+            pools=() if self.pool is None else (self.pool.filter(include=pool_files(plan)),),
             # with a pool, no archive at all is fine
             archives=archives(self.archive or ()) if self.archive or self.pool is None else (),
         )
-        return _Started(request, self._build(request.plan, request.sources, given))
 
     def _build(self, plan: Plan, sources: Sources, given: Given, anew: tuple[str, ...] = ()) -> Build:
         logs = Path(mkdtemp(prefix="logs-"))
@@ -271,8 +275,8 @@ def _store() -> Store:
     return Store(Path(mkdtemp(prefix="store-")))
 
 
-class ModuleFailure(ModuleError):
-    """What failed and what to do, without a traceback."""
+class Failed(FunctionError):
+    """What failed and what to do; the SDK prints no traceback for its kind."""
 
 
 @contextmanager
@@ -282,4 +286,4 @@ def _told() -> Iterator[None]:
         yield
     except DiskImageError as error:
         where = f"stage {error.stage}: " if isinstance(error, StageError) else ""
-        raise ModuleFailure(f"{where}{error.what}\n  to do: {error.hint}") from None
+        raise Failed(f"{where}{error.what}\n  to do: {error.hint}") from None
