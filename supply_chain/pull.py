@@ -6,6 +6,7 @@ cut goes on where it stopped: whole blobs stay, a partial one is continued.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -93,12 +94,13 @@ async def pull_layout(
     for referrer in referrers:
         blobs.update((blob.digest, blob) for blob in referrer.manifest.blobs)
     pulling = _Pulling(repository, folder, progress, sum(blob.size for blob in blobs.values()))
-    await anyio.to_thread.run_sync(pulling.prepare, image.digest)
-    await side_by_side(repository.policy.parallel, list(blobs.values()), pulling.blob)
     first = image.model_copy(update={"artifact_type": manifest.artifact_type})
     index = Index(manifests=(first, *(referrer.descriptor for referrer in referrers)))
     documents = {image.digest: document.content} | {one.descriptor.digest: one.content for one in referrers}
-    await anyio.to_thread.run_sync(pulling.finish, documents, index)
+    with pulling:
+        await anyio.to_thread.run_sync(pulling.prepare, image.digest)
+        await side_by_side(repository.policy.parallel, list(blobs.values()), pulling.blob)
+        await anyio.to_thread.run_sync(pulling.finish, documents, index)
     return PullResult(
         reference=str(reference),
         digest=image.digest,
@@ -123,6 +125,14 @@ class _Pulling:
         self.fetched = 0
         self.present = 0
         self.received = 0
+        self._lock = -1
+
+    def __enter__(self) -> _Pulling:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
 
     def prepare(self, digest: str) -> None:
         """Make the folders. A folder with anything but this image, or a part of it, is refused."""
@@ -138,6 +148,10 @@ class _Pulling:
                     raise LayoutError(f"{self._folder}: expected the image {digest}, found {found}", hint)
             self._blobs.mkdir(parents=True, exist_ok=True)
             self._partial.mkdir(exist_ok=True)
+            self._lock = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LayoutError(f"{self._folder}: another pull is filling it", "wait for it to end") from None
         except OSError as error:
             raise LayoutError(f"{self._folder}: {error.strerror}", hint) from error
 

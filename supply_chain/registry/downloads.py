@@ -11,7 +11,7 @@ from typing import BinaryIO
 import anyio
 import httpx
 
-from supply_chain.errors import BrokenAnswer, WrongContent
+from supply_chain.errors import BrokenAnswer, LayoutError, WrongContent
 from supply_chain.oci import Descriptor
 from supply_chain.registry.retry import Attempts
 from supply_chain.registry.transport import Transport
@@ -132,7 +132,13 @@ class Download:
             )
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
+        try:
+            self._file.write(content)
+        except OSError as error:
+            raise LayoutError(
+                f"{self._what}: can't be written: {error.strerror}",
+                "make room, or choose another folder; then the same command goes on where it stopped",
+            ) from error
         self._hash.update(content)
         self._at += len(content)
 

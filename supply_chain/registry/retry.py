@@ -60,10 +60,8 @@ class Attempts:
         self.failed += 1
         if self.failed >= self._policy.attempts:
             return False
-        wait = retry_after(headers or {}, self._policy.now())
-        if wait is None:
-            top = min(self._policy.longest, self._policy.first * 2 ** (self.failed - 1))
-            wait = top * self._policy.jitter()
+        top = min(self._policy.longest, self._policy.first * 2 ** (self.failed - 1))
+        wait = max(top * self._policy.jitter(), retry_after(headers or {}, self._policy.now()) or 0.0)
         if self._waited + wait > self._policy.patience:
             return False
         self._waited += wait
@@ -82,7 +80,17 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
+    until = _seconds(value)
+    if until is None:
+        return None
+    # By the clock that wrote the date, if it is told: ours may be off by hours.
+    written = _seconds(headers.get("date", ""))
+    return max(0.0, until - (now if written is None else written))
+
+
+def _seconds(date: str) -> float | None:
+    """An HTTP date as seconds since the epoch."""
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        return parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

@@ -18,6 +18,8 @@ _MOST_REDIRECTS = 5
 # An error's explanation; more of it helps nobody.
 _ERROR_LIMIT = 64 * 1024
 _MESSAGE_LENGTH = 200
+# What documents have at most but for rare ones; the time for an exchange is reckoned from it.
+_TYPICAL = 256 * 1024
 
 
 class Transport:
@@ -112,7 +114,7 @@ class Transport:
         limit: int = DOCUMENT_LIMIT,
     ) -> Answer:
         """One attempt and its whole body; a transient status is an Answer like every other."""
-        expected = 0 if method == "HEAD" else limit
+        expected = 0 if method == "HEAD" else min(limit, _TYPICAL)
         async with self.open(
             method, url, scopes=scopes, headers=headers, body=body, expected=expected
         ) as response:

@@ -100,6 +100,7 @@ class Upload:
         self._source = _Source(descriptor, read, on_sent)
         self._attempts = Attempts(transport.policy)
         self._best = 0
+        self._chunk = transport.policy.chunk
 
     async def run(self, mount_from: Sequence[str] = ()) -> How:
         """Bring the blob there, from another repository of the registry if one of `mount_from` has it."""
@@ -149,7 +150,7 @@ class Upload:
 
     def _session(self, answer: Answer) -> _Session:
         least = answer.headers.get("oci-chunk-min-length", "")
-        self._chunk = max(self._transport.policy.chunk, int(least[:12]) if least.isdigit() else 0)
+        self._chunk = max(self._chunk, int(least[:12]) if least.isdigit() else 0)
         return _Session(self._transport.follow(answer, self._what))
 
     async def _send(self, session: _Session) -> None:

@@ -26,6 +26,16 @@ from supply_chain.registry.retry import Policy
 USER_AGENT = "disk-image/0.1"
 
 
+# httpx's own, and what comes through from below it when a connection breaks inside TLS.
+_BROKEN = (
+    httpx.TransportError,
+    ssl.SSLError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.EndOfStream,
+)
+
+
 class Interrupted(Exception):
     """The exchange ended without a whole answer. `final`: trying again can't help, and `hint` says what
     does.
@@ -147,13 +157,13 @@ class Wire:
                         await response.aclose()
         except TimeoutError:
             raise Interrupted(f"slower than allowed: not done after {budget:.0f} s") from None
-        except httpx.TransportError as error:
+        except _BROKEN as error:
             raise _interrupted(error, self._ca_file) from error
 
     def _transport(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
         if self._given is not None:
             return self._given
-        key = (url.scheme, _proxy(url))
+        key = (url.scheme, proxy_for(url))
         if key not in self._transports:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
             self._transports[key] = httpx.AsyncHTTPTransport(
@@ -224,7 +234,7 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _proxy(url: httpx.URL) -> str | None:
+def proxy_for(url: httpx.URL) -> str | None:
     """The proxy that the environment names for this URL (https_proxy, no_proxy …); loopback never has
     one.
     """
@@ -233,7 +243,7 @@ def _proxy(url: httpx.URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-def _interrupted(error: httpx.TransportError, ca_file: Path | None) -> Interrupted:
+def _interrupted(error: Exception, ca_file: Path | None) -> Interrupted:
     """The reason without the request's URL, and whether it is worth another attempt."""
     cause: BaseException | None = error
     while cause is not None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import resource
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import pytest
 from supply_chain.delta import OBJECTS, FetchPlan, Publication, layout_publication, plan_fetch, publication
 from supply_chain.errors import BrokenAnswer, InvalidDocument, InvalidReference, LayoutError, WrongContent
 from supply_chain.layout import Layout, open_layout
-from supply_chain.oci import DOCUMENT_LIMIT, Descriptor, digest_of
+from supply_chain.oci import DOCUMENT_LIMIT, MANIFEST, Descriptor, digest_of
 from supply_chain.pull import PullResult, pull
 from supply_chain.push import PushPlan, PushResult, push
 from supply_chain.registry import Policy, open_repository
@@ -167,13 +171,16 @@ def test_a_digest_as_reference(
 
 
 def test_a_tag_that_another_push_took_is_told(image: Layout, server: RegistryServer, policy: Policy) -> None:
+    repo, theirs = server.repo("team/image"), "sha256:" + "0" * 64
+
     def moved(method: str, path: str) -> bool:
-        if method == "HEAD" and path.endswith("/manifests/v1") and "v1" in server.repo("team/image").tags:
-            server.repo("team/image").tags["v1"] = "sha256:" + "0" * 64
+        if method == "HEAD" and path.endswith("/manifests/v1") and "v1" in repo.tags:
+            repo.manifests[theirs] = (MANIFEST, b"{}")
+            repo.tags["v1"] = theirs
         return False
 
     server.faults = [Planned(Fault.ERROR, where=moved)]
-    with pytest.raises(WrongContent, match="but the reference has sha256:0") as caught:
+    with pytest.raises(WrongContent, match=f"but the reference has {theirs}") as caught:
         _push(image, _ref(server), policy)
     assert "tag" in caught.value.hint
 
@@ -352,3 +359,37 @@ def test_a_pack_without_an_index_is_named(image: Layout) -> None:
     old = layout_publication(image)
     with pytest.raises(InvalidDocument, match=fake.digest):
         anyio.run(plan_fetch, old, Publication(manifest, old.ranges))
+
+
+def test_two_pulls_into_one_folder_do_not_meet(
+    image: Layout, server: RegistryServer, policy: Policy, tmp_path: Path
+) -> None:
+    _push(image, _ref(server), policy)
+    (tmp_path / "pulled" / ".partial").mkdir(parents=True)
+    other = os.open(tmp_path / "pulled" / ".partial", os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(LayoutError, match="another pull"):
+            _pull(_ref(server), tmp_path / "pulled", policy)
+    finally:
+        os.close(other)
+    _pull(_ref(server), tmp_path / "pulled", policy)
+
+
+def test_a_full_disk_is_told_and_healed(
+    image: Layout, server: RegistryServer, policy: Policy, tmp_path: Path
+) -> None:
+    _push(image, _ref(server), policy)
+    pack = image.layer("objects-libc.pack")
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (pack.size // 2, hard))
+        with pytest.raises(LayoutError, match="can't be written"):
+            _pull(_ref(server), tmp_path / "pulled", policy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not (tmp_path / "pulled" / "index.json").exists()
+    _pull(_ref(server), tmp_path / "pulled", policy)
+    open_layout(tmp_path / "pulled").check()

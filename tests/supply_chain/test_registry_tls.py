@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 
 from pipelines.errors import UsageError
 from supply_chain.errors import BrokenAnswer, Unavailable
 from supply_chain.oci import Descriptor, digest_of
 from supply_chain.registry import Policy, open_repository
+from supply_chain.registry.wire import proxy_for
 from tests.supply_chain.conftest import Waits
 from tests.supply_chain.registry_server import RegistryServer, registry
 
@@ -71,6 +73,18 @@ def test_there_is_no_fall_back_to_plain_http(tls_server: RegistryServer, policy:
         with pytest.raises(BrokenAnswer, match="not https"):
             _read(tls_server.host, policy, ca_file=FILES / "ca.pem")
         assert plain.seen == []
+
+
+def test_the_proxy_of_the_environment_is_never_between_us_and_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://proxy.example.org:3128")
+    monkeypatch.setenv("no_proxy", "inside.example.org")
+    assert proxy_for(httpx.URL("https://registry.example.org/v2/")) == "http://proxy.example.org:3128"
+    assert proxy_for(httpx.URL("https://inside.example.org/v2/")) is None
+    for host in ("127.0.0.1:5000", "localhost", "[::1]:5000"):
+        assert proxy_for(httpx.URL(f"http://{host}/v2/")) is None
 
 
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
