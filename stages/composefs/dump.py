@@ -4,6 +4,9 @@ Depth first, names sorted by bytes; a hard link's line with the metadata is its 
 which is where encoders put the inode; NLINK counts names (directories: 2 and one for each folder inside);
 content of up to 64 bytes stands inline, as mkcomposefs does itself (LCFS_RECOMMENDED_INLINE_CONTENT_MAX); a
 larger file's payload is its object's name in the store, `xx/rest` of its fs-verity digest.
+
+What one encoder takes and another refuses or reads otherwise is refused here
+(docs/explanation/composefs-agreement.md).
 """
 
 from __future__ import annotations
@@ -14,8 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stages.shared.canonical_tar import CAPABILITY, Entry, Kind
+from stages.shared.job import Failure
 
 INLINE_MOST = 64
+# cfsctl reads no longer symbolic link's target from a dump; mkcomposefs does.
+TARGET_MOST = 1024
+# What chown(2) can set. mkcomposefs would read 2^32 as 0, which is root; cfsctl refuses it.
+OWNER_MOST = 2**32 - 2
 _TYPES = {Kind.FILE: 0o100000, Kind.DIRECTORY: 0o040000, Kind.SYMLINK: 0o120000}
 _NAMED = {0x5C: b"\\\\", 0x0A: b"\\n", 0x0D: b"\\r", 0x09: b"\\t"}
 _ESCAPES = [
@@ -61,7 +69,9 @@ _UNESCAPES = {b"\\": b"\\", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
 def lines(entries: Sequence[Entry], contents: Mapping[str, Content]) -> Iterator[bytes]:
-    """One line an entry, each with its newline. `contents` has every regular file that is not empty."""
+    """One line an entry, each with its newline. `contents` has every regular file that is not empty. Raises
+    Failure for what encoders don't read alike.
+    """
     inodes = {entry.path: entry for entry in entries if entry.kind is not Kind.HARDLINK}
     names: dict[str, int] = {}
     folders: dict[str, int] = {}
@@ -84,17 +94,27 @@ def lines(entries: Sequence[Entry], contents: Mapping[str, Content]) -> Iterator
             links, size, payload = 2 + folders.get(inode.path, 0), 0, b"- - -"
         elif inode.kind is Kind.SYMLINK:
             target = os.fsencode(inode.target)
+            _check(inode.path, "target's length", len(target), TARGET_MOST)
             links, size, payload = 1, len(target), escape(target) + b" - -"
         else:
             links, size, payload = names.get(inode.path, 1), inode.size, b"- - -"
             if size:
                 payload = _payload(contents[inode.path])
+        _check(inode.path, "owner or group", max(inode.uid, inode.gid), OWNER_MOST)
         xattr = b""
         if inode.capability:
             xattr = b" %b=%b" % (CAPABILITY.encode(), escape_xattr(inode.capability))
         yield b"%b %d %o %d %d %d 0 %d.0 %b%b\n" % (
             path, size, mode, links, inode.uid, inode.gid, inode.mtime, payload, xattr,
         )  # fmt: skip
+
+
+def _check(path: str, what: str, found: int, most: int) -> None:
+    if found > most:
+        raise Failure(
+            f"{path}: expected at most {most} as its {what}, found {found}",
+            "composefs programs don't agree on more; change the entry or leave it out of the tree",
+        )
 
 
 def _depth_first(entries: Sequence[Entry]) -> Iterator[tuple[bytes, Entry]]:

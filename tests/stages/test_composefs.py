@@ -4,61 +4,39 @@ found.
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from stages.composefs import __main__ as stage
 from stages.composefs import dump, objects
-from stages.composefs.dump import Content
 from stages.composefs.objects import Found
-from stages.shared import canonical_tar, fsverity
+from stages.shared import fsverity
 from stages.shared.canonical_tar import Entry, Kind
 from stages.shared.job import Failure, Job
+from tests.stages.composefs_trees import (
+    CAPABILITY,
+    Tree,
+    dump_of,
+    file,
+    folder,
+    hardlink,
+    symlink,
+    trees,
+    write_tar,
+)
 
-EPOCH = 1_700_000_000
 MakeJob = Callable[..., Job]
-Tree = Sequence[tuple[Entry, bytes]]
-CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
-
-
-def file(
-    path: str, content: bytes, mode: int = 0o644, mtime: int = EPOCH, capability: bytes = b""
-) -> tuple[Entry, bytes]:
-    return Entry(path, Kind.FILE, mode, 0, 0, mtime, len(content), capability=capability), content
-
-
-def folder(path: str, mode: int = 0o755, mtime: int = EPOCH) -> tuple[Entry, bytes]:
-    return Entry(path, Kind.DIRECTORY, mode, 0, 0, mtime), b""
-
-
-def symlink(path: str, target: str) -> tuple[Entry, bytes]:
-    return Entry(path, Kind.SYMLINK, 0o777, 0, 0, EPOCH, target=target), b""
-
-
-def hardlink(path: str, to: Entry) -> tuple[Entry, bytes]:
-    return replace(to, path=path, kind=Kind.HARDLINK, size=0, target=to.path, capability=b""), b""
-
-
-def write_tar(path: Path, tree: Tree) -> Path:
-    with path.open("wb") as stream, canonical_tar.Writer(stream, EPOCH) as writer:
-        for entry, content in sorted(tree, key=lambda each: os.fsencode(each[0].path)):
-            writer.add(entry, io.BytesIO(content))
-    return path
-
-
 STATUS = b"""Package: ping
 Status: install ok installed
 Architecture: amd64
@@ -108,19 +86,6 @@ def fake_mkcomposefs(bin: Path, monkeypatch: pytest.MonkeyPatch, digest: str = H
     program.write_text(FAKE.format(root=os.fspath(Path(__file__).parents[2]), digest=digest))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin}:{os.environ['PATH']}")
-
-
-def contents(tree: Tree) -> dict[str, Content]:
-    return {
-        entry.path: Content(inline=data) if entry.size <= 64 else Content(digest=fsverity.digest(data))
-        for entry, data in tree
-        if entry.kind is Kind.FILE and entry.size
-    }
-
-
-def dump_of(tree: Tree) -> bytes:
-    ordered = sorted((entry for entry, _ in tree), key=lambda entry: os.fsencode(entry.path))
-    return b"".join(dump.lines(ordered, contents(tree)))
 
 
 def test_the_dump_of_each_kind(snapshot: SnapshotAssertion) -> None:
@@ -211,6 +176,27 @@ def test_hard_links_share_the_first_name_in_depth_first_order() -> None:
     assert order.index(b"/a/x") < order.index(b"/a-b")
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (
+            symlink("deep/link", "x" * 1025),
+            "deep/link: expected at most 1024 as its target's length, found 1025",
+        ),
+        (symlink("link", "ä" * 513), "found 1026"),
+        (
+            (replace(file("f", b"")[0], uid=1 << 32), b""),
+            "f: expected at most 4294967294 as its owner or group",
+        ),
+        ((replace(folder("f")[0], gid=(1 << 32) - 1), b""), "found 4294967295"),
+    ],
+    ids=["link_that_cfsctl_refuses", "length_in_bytes", "owner_that_wraps_to_root", "group_nobody_can_have"],
+)
+def test_what_encoders_read_differently_stops_the_build(entry: tuple[Entry, bytes], told: str) -> None:
+    with pytest.raises(Failure, match=re.escape(told)):
+        dump_of([folder("."), folder("deep"), entry])
+
+
 def test_content_of_two_packages_goes_to_the_smallest_name() -> None:
     found = [Found("b", 900, 70, "11" * 32), Found("a", 100, 70, "11" * 32), Found("c", 500, 70, "11" * 32)]
     assert list(objects.index(found, {"b": "beta", "a": "zeta"})) == [f"{'11' * 32} 100 70 beta\n"]
@@ -236,37 +222,6 @@ def test_fields_are_escaped_and_read_back(raw: bytes) -> None:
     assert b"=" not in dump.escape_xattr(raw)
 
 
-_NAMES = st.binary(min_size=1, max_size=40).filter(
-    lambda name: name not in (b".", b"..") and not {0, 0x2F} & {*name}
-)
-_CONTENTS = st.one_of(
-    st.sampled_from([b"", b"-", b"x" * 64, b"x" * 65, b"y" * 4097]), st.binary(max_size=200)
-)
-
-
-@st.composite
-def trees(draw: st.DrawFn) -> Tree:
-    folders, made = [""], {".": folder(".", draw(st.integers(0, 0o7777)), draw(st.integers(0, EPOCH)))}
-    files: list[Entry] = []
-    for _ in range(draw(st.integers(0, 15))):
-        path = draw(st.sampled_from(folders)) + os.fsdecode(draw(_NAMES))
-        if path in made or os.fsencode(path) < b".":  # a canonical tar has the root's `.` first
-            continue
-        match draw(st.sampled_from(Kind)):
-            case Kind.DIRECTORY:
-                made[path] = folder(path, draw(st.integers(0, 0o7777)), draw(st.integers(0, EPOCH)))
-                folders.append(path + "/")
-            case Kind.SYMLINK:
-                made[path] = symlink(path, os.fsdecode(draw(_NAMES)))
-            case Kind.HARDLINK if files and os.fsencode(path) > os.fsencode(files[-1].path):
-                made[path] = hardlink(path, files[-1])
-            case _:
-                capability = draw(st.sampled_from([b"", CAPABILITY]))
-                made[path] = file(path, draw(_CONTENTS), draw(st.integers(0, 0o7777)), capability=capability)
-                files.append(made[path][0])
-    return sorted(made.values(), key=lambda each: os.fsencode(each[0].path))
-
-
 @given(trees())
 def test_a_dump_reads_back_as_the_tree(tree: Tree) -> None:
     """An independent reading of composefs-dump(5): metadata, content, links and their counts."""
@@ -289,6 +244,7 @@ def test_a_dump_reads_back_as_the_tree(tree: Tree) -> None:
         names[path] = [path]
         mode = int(row[2], 8)
         assert (stat.S_IMODE(mode), row[7]) == (inode.mode, b"%d.0" % inode.mtime)
+        assert row[4:6] == [b"%d" % inode.uid, b"%d" % inode.gid]
         if stat.S_ISDIR(mode):
             inside = sum(
                 each.kind is Kind.DIRECTORY and _parent(each) == path for each, _ in tree if each.path != "."
@@ -317,32 +273,3 @@ def _links_to(tree: Tree, inode: Entry) -> list[str]:
 def _parent(entry: Entry) -> bytes:
     head = os.fsencode(entry.path).rpartition(b"/")[0]
     return b"/" + head if head else b""
-
-
-@pytest.mark.sandbox
-@pytest.mark.skipif(shutil.which("mkcomposefs") is None, reason="mkcomposefs is not installed")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-@given(tree=trees())
-def test_mkcomposefs_takes_every_tree_and_measures_alike(
-    tree: Tree, make_job: MakeJob, tmp_path: Path
-) -> None:
-    job = make_job("composefs", {}, inputs={"tree": write_tar(tmp_path / "tree", tree)})
-    stage.program(job)
-    measured = fsverity.digest(job.output("metadata").read_bytes())
-    assert job.output("digest").read_text() == measured + "\n"
-    if shutil.which("composefs-info") is not None:
-        told = subprocess.run(
-            ["composefs-info", "dump", job.output("metadata")], check=True, capture_output=True
-        ).stdout
-        assert _metadata(told) == _metadata(job.output("dump").read_bytes())
-
-
-def _metadata(text: bytes) -> dict[bytes, list[bytes]]:
-    """Path → size, mode, owner and mtime, but for link lines; directory sizes are the encoder's own."""
-    rows = {}
-    for line in text.splitlines():
-        row = line.split(b" ")
-        if not row[2].startswith(b"@"):
-            size = b"" if row[2].startswith(b"4") else row[1]
-            rows[dump.unescape(row[0])] = [size, row[2], *row[4:6], row[7]]
-    return rows
