@@ -133,7 +133,13 @@ def parser() -> _Parser:
     )
     _recipe(build)
     build.add_argument("--output", type=Path, metavar="LAYOUT", help="where the OCI layout goes")
-    build.add_argument("--executor", choices=("local",), default="local", help="what runs the stages")
+    build.add_argument(
+        "--executor",
+        choices=("local", "dagger"),
+        default="local",
+        help="what runs the stages: this machine, or a Dagger engine",
+    )
+    build.add_argument("--base", metavar="IMAGE", help="dagger: another bootstrap image (same digest)")
     build.add_argument(
         "--relock",
         action="store_true",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from dagger import dag
 
 from pipelines.dagger_engine import BASE, DaggerEngine, EngineError, connected
-from pipelines.dagger_executor import Build, Given, pool_files, recipe_paths
+from pipelines.dagger_executor import JOBS, Build, Given, pool_files, recipe_paths
 from pipelines.definition import OutputKind, Plan
 from pipelines.local import Results, Transport
 from pipelines.progress import Reporter
@@ -30,8 +30,8 @@ def build_with_engine(
     *,
     transport: Transport,
     reporter: Reporter,
-    base: str = BASE,
-    anew: Collection[str] = (),
+    base: str | None = None,
+    jobs: int | None = None,
     also: Sequence[tuple[str, str]] = (),
 ) -> Results:
     """Run what `target` needs on a Dagger engine; the target's outputs, and `also` (stage, output), are in
@@ -46,11 +46,11 @@ def build_with_engine(
             build = Build(
                 plan,
                 sources,
-                DaggerEngine(base),
+                DaggerEngine(base or BASE),
                 _given(plan, sources, transport),
                 reporter,
                 store.root / "logs" / plan.name,
-                anew=anew,
+                jobs=jobs or JOBS,
             )
             finished = await build.run((target,))
             wanted = [(target, output.name) for output in plan.stage(target).outputs]

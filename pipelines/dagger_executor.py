@@ -37,6 +37,8 @@ from pipelines.sources import Sources
 
 RESULTS, POOL = "disk-image-results", "disk-image-pool"
 ACCELERATOR = "disk-image-accelerator-"
+# Stages side by side when nobody says: the engine's processors are not known here.
+JOBS = 4
 
 _RUNNER = (
     "pipelines/__init__.py",
@@ -82,7 +84,7 @@ class Build:
         reporter: Reporter,
         logs: Path,
         *,
-        jobs: int = 4,
+        jobs: int = JOBS,
         anew: Collection[str] = (),
     ) -> None:
         self._plan = plan

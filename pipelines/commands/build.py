@@ -46,12 +46,18 @@ def _target(request: Request, args: Namespace) -> str:
     for option, wanted in (("--target", args.target), ("--only", args.only)):
         if wanted is not None and wanted not in names:
             raise UsageError(f"{option}: no stage {wanted!r}", f"one of: {', '.join(names)}")
+    if args.only and args.executor == "dagger":
+        raise UsageError(
+            "--only is for the local executor", "see the stage with: dagger call shell --stage STAGE"
+        )
+    if args.base and args.executor == "local":
+        raise UsageError("--base is for --executor dagger", "leave out --base")
     return args.only or args.target or "image"
 
 
 def _results(args: Namespace, request: Request, target: str, store: Store) -> tuple[Request, Results]:
     anew = (args.only,) if args.only else ()
-    if not anew:
+    if not anew and args.executor == "local":
         found = cached(request.plan, _outputs(target), request.sources, store)
         if not isinstance(found, Pending):
             return request, found
@@ -78,8 +84,17 @@ def _outputs(target: str) -> tuple[str, ...]:
 
 
 def _run(args: Namespace, request: Request, target: str, store: Store, anew: Sequence[str]) -> Results:
-    from pipelines.local import run as run_plan
     from pipelines.progress import reporter
+
+    if args.executor == "dagger":
+        from pipelines.dagger_client import build_with_engine
+
+        return build_with_engine(
+            request.plan, target, request.sources, store,
+            transport=transport(args), reporter=reporter(), base=args.base, jobs=args.jobs,
+            also=(("composefs", "digest"),) if target == "image" else (),
+        )  # fmt: skip
+    from pipelines.local import run as run_plan
 
     return run_plan(
         request.plan, _outputs(target), request.sources, store,
