@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ from stages.shared import deb
 from stages.shared.job import Failure
 
 _TARBALL = re.compile(r"(?:\./)?usr/src/linux-source-[^/]+\.tar\.xz")
-_HUNK = re.compile(
-    r"^Hunk #\d+ FAILED at \d+.*|^(?:can't find file to patch|.*malformed patch).*|"
-    r"^.*(?:previously applied|garbage|Not deleting|No file to patch|out of memory).*",
+# What patch(1) says of a hunk that does not apply, or of a patch that is none.
+_REFUSED = re.compile(
+    r"^(?:Hunk #\d+ FAILED at \d+|.*(?:can't find file to patch|malformed patch|"
+    r"previously applied|Only garbage|Ignoring potentially dangerous|Not deleting)).*",
     re.MULTILINE,
 )
 _FILE = re.compile(r"^(?:patching|checking) file (.+?)(?: \(.*\))?$", re.MULTILINE)
@@ -72,29 +74,23 @@ def patch(source: Path, file: Path, name: str) -> None:
 
     Raises Failure naming the patch, the file and the first hunk that does not apply.
     """
-    done = subprocess.run(
-        [
-            "patch",
-            "--strip=1",
-            "--batch",
-            "--forward",
-            "--fuzz=0",
-            "--reject-file=-",
-            "--no-backup-if-mismatch",
-        ],
-        cwd=source,
-        stdin=file.open("rb"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
-        check=False,
-    )
+    argv = ["patch", "--strip=1", "--batch", "--forward", "--fuzz=0", "--reject-file=-"]
+    with file.open("rb") as text:
+        done = subprocess.run(
+            [*argv, "--no-backup-if-mismatch"],
+            cwd=source,
+            stdin=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"},
+            check=False,
+        )
     print(f"{name}:\n{done.stdout}", end="", flush=True)
     if done.returncode == 0:
         return
-    failed = _HUNK.search(done.stdout)
+    failed = _REFUSED.search(done.stdout)
     reason = failed[0].strip() if failed else f"patch: exit code {done.returncode}"
     before = _FILE.findall(done.stdout[: failed.start()] if failed else done.stdout)
     raise Failure(
