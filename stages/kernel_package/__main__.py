@@ -1,4 +1,4 @@
-"""The distribution's packaged kernel: its image, its modules with depmod's indexes, its configuration, its release."""
+"""The distribution's packaged kernel: image, modules with depmod's indexes, .config, release."""
 
 from __future__ import annotations
 
@@ -11,59 +11,73 @@ from stages.shared import canonical_tar, deb
 from stages.shared.job import Failure, Job, main, run
 
 _TREE = Path("/tmp/modules")
+_MODULES = _TREE / "usr/lib/modules"
+# Before and after Debian's move to a merged /usr; modules always end up below usr/lib/modules.
 _IMAGE = re.compile(r"(?:usr/)?boot/vmlinu[xz]-(?P<release>[^/]+)")
+_CONFIG = re.compile(r"(?:usr/)?boot/config-(?P<release>[^/]+)")
+_MODULE = re.compile(r"(?:usr/)?lib/modules/(?P<path>.+)")
 _HINT = "name one kernel image package in the recipe's kernel.package, then lock it again"
 
 
 def program(job: Job) -> None:
-    """Take the four outputs from the one linux-image package in the repository."""
-    (_TREE / "usr" / "lib").mkdir(parents=True)
-    # depmod looks below lib/modules, which a merged-/usr tree reaches by this link.
+    """Write the outputs vmlinuz, modules, config and release.
+
+    Raises Failure unless the repository's packages hold exactly one kernel with .config and modules.
+    """
+    _MODULES.mkdir(parents=True)
+    # depmod knows lib/modules, which a merged-/usr tree reaches by this link.
     (_TREE / "lib").symlink_to("usr/lib")
-    packages = sorted(job.input("repository").glob("pool/**/*.deb"))
-    found: dict[str, Path] = {}
+    packages = sorted(job.input("repository").rglob("*.deb"))
+    images: list[tuple[str, str]] = []
+    configs: list[str] = []
     for package in packages:
-        for release in _unpack(package, job):
-            found[release] = package
-    if len(found) != 1:
-        held = ", ".join(f"{release} in {package.name}" for release, package in sorted(found.items())) or "none"
+        _unpack(package, job, images, configs)
+    if len(images) != 1:
+        held = ", ".join(f"{release} in {name}" for release, name in images) or "none"
         raise Failure(f"expected one kernel among {len(packages)} packages, found {held}", _HINT)
-    (release,) = found
+    release = images[0][0]
+    for what, found in (("boot/config-", configs), ("modules/", sorted(os.listdir(_MODULES)))):
+        if found != [release]:
+            held = ", ".join(what + other for other in found) or "none"
+            raise Failure(f"{images[0][1]}: expected {what}{release} and no other, found {held}", _HINT)
     # The package's maintainer script would run depmod on the machine it is installed on.
-    run(["depmod", "--basedir", os.fspath(_TREE), release], hint="look at the modules in the kernel's package")
+    run(
+        ["depmod", "--basedir", os.fspath(_TREE), release],
+        hint="look at the modules in the kernel's package",
+    )
+    # Every file was made by this run, at a time that means nothing: all have the image's one time.
     canonical_tar.pack(
-        _TREE, job.output("modules"), job.source_date_epoch, exclude=lambda path: path == "lib"
+        _TREE, job.output("modules"), job.source_date_epoch, exclude=lambda path: path == "lib", made_since=0
     )
     job.output("release").write_text(f"{release}\n")
 
 
-def _unpack(package: Path, job: Job) -> list[str]:
-    """Write image and configuration to the outputs and modules below _TREE; the releases of the images seen."""
-    releases = []
+def _unpack(package: Path, job: Job, images: list[tuple[str, str]], configs: list[str]) -> None:
+    """Write image and .config to their outputs and modules below _MODULES; note the releases seen.
+
+    Links are left out: the only ones lead to the headers for building modules, which no image has.
+    """
     with deb.data(package) as archive:
         for member in archive:
-            name = member.name.removeprefix("./")
+            name = os.path.normpath(member.name)
+            if not member.isreg():
+                continue
             if match := _IMAGE.fullmatch(name):
-                releases.append(match["release"])
+                images.append((match["release"], package.name))
                 _write(archive, member, job.output("vmlinuz"))
-            elif re.fullmatch(r"(?:usr/)?boot/config-[^/]+", name):
+            elif match := _CONFIG.fullmatch(name):
+                configs.append(match["release"])
                 _write(archive, member, job.output("config"))
-            elif re.match(r"(?:usr/)?lib/modules/", name):
-                path = _TREE / "usr" / name.removeprefix("usr/")
-                if member.isdir():
-                    path.mkdir(parents=True, exist_ok=True)
-                elif member.isreg():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    _write(archive, member, path)
-                    os.utime(path, (member.mtime, member.mtime))
-    return releases
+            elif match := _MODULE.fullmatch(name):
+                path = _MODULES / match["path"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(archive, member, path)
 
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     content = archive.extractfile(member)
     assert content is not None
     path.write_bytes(content.read())
-    path.chmod(0o644)
 
 
 if __name__ == "__main__":
