@@ -4,7 +4,7 @@ OUTPUT ?= out/$(notdir $(RECIPE))
 PYTEST ?= .venv/bin/python -m pytest
 disk-image = .venv/bin/disk-image
 
-.PHONY: help run test check unit setup bench docs
+.PHONY: help run test test-peers check unit setup bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -18,6 +18,10 @@ test: setup ## every test this machine can run; the rest is reported as skipped,
 
 unit: setup ## the quick tests alone: no network, no sandbox
 	$(PYTEST) -m "not network and not sandbox and not boot and not kernel and not peers and not engine"
+
+test-peers: setup ## build the peers that this machine can have, then run the tests against them
+	tests/peers/build
+	$(PYTEST) -m peers
 
 check: setup ## linters and types
 	.venv/bin/ruff check

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for name, requirement in REQUIREMENTS.items():
         if item.get_closest_marker(name) is not None and (reason := requirement()) is not None:
             pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def warm_store() -> Path:
+    """A store that stays between runs, so that downloads and the source kernel are paid for once."""
+    path = Path(os.environ.get("DISK_IMAGE_TEST_STORE", Path(__file__).parents[1] / "out" / "test-store"))
+    path.mkdir(parents=True, exist_ok=True)
+    return path

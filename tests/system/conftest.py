@@ -1,4 +1,4 @@
-"""Stores, the quick image and an ordinary user, each made once a session."""
+"""The quick image and an ordinary user, each made once a session."""
 
 from __future__ import annotations
 
@@ -15,14 +15,6 @@ import pytest
 from tests.system.command import ROOT, Built, OrdinaryUser, build
 
 CODE = ("pipelines", "stages", "initramfs", "supply_chain")
-
-
-@pytest.fixture(scope="session")
-def warm_store() -> Path:
-    """A store that stays between runs, so that downloads and the source kernel are paid for once."""
-    path = Path(os.environ.get("DISK_IMAGE_TEST_STORE", ROOT / "out" / "test-store"))
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 @pytest.fixture(scope="session")
