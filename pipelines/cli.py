@@ -173,6 +173,28 @@ def parser() -> _Parser:
     _tools_lock(boot)
     _building(boot)
 
+    push = _verb(
+        verbs,
+        "push",
+        "push an image to a registry; only what is missing travels",
+        "disk-image push out/debian-minimal registry.example/os/debian:13",
+    )
+    push.add_argument("layout", type=Path, metavar="LAYOUT", help="an OCI layout that build wrote")
+    push.add_argument("ref", metavar="REF", help="host/path:tag, or host/path@sha256:…")
+    push.add_argument(
+        "--dry-run", action="store_true", help="send nothing; say how many bytes a push would send"
+    )
+    push.add_argument("--plain-http", action="store_true", help="for registries on this machine only")
+    push.add_argument(
+        "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
+    )
+    push.add_argument(
+        "--mount-from",
+        action="append",
+        metavar="PATH",
+        help="a repository that may have blobs already; repeatable",
+    )
+
     doctor = _verb(verbs, "doctor", "check what this machine has and lacks", "disk-image doctor")
     _store(doctor)
 
