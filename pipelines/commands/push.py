@@ -1,4 +1,4 @@
-"""disk-image push: an image, and the referrers in its layout, to a registry; only what is missing travels."""
+"""disk-image push: an image and the referrers in its layout to a registry; only what is missing travels."""
 
 from __future__ import annotations
 
