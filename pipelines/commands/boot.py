@@ -38,9 +38,10 @@ def run(args: Namespace) -> int:
         if args.console is not None:
             args.console.unlink(missing_ok=True)
             shutil.copyfile(store.blob(results.output("boot", "console").content.digest), args.console)
+    verdict["composefs_digest"] = f"sha256:{verdict['composefs_digest']}"
     if args.json:
         print(json.dumps(verdict))
     else:
-        print(f"disk-image: root verified sha256:{verdict['composefs_digest']}")
+        print(f"disk-image: root verified {verdict['composefs_digest']}")
         print(f"booted            {verdict['seconds']} s from QEMU's start to multi-user")
     return 0

@@ -33,7 +33,7 @@ def run(args: Namespace) -> int:
         if target == "image":
             digest = store.blob(results.output("composefs", "digest").content.digest).read_text().strip()
             manifest = export_layout(store, results.output("image", "layout"), args.output)
-            told |= {"manifest_digest": f"sha256:{manifest}", "composefs_digest": digest}
+            told |= {"manifest_digest": f"sha256:{manifest}", "composefs_digest": f"sha256:{digest}"}
     if args.json:
         print(json.dumps(told))
     else:
@@ -129,7 +129,7 @@ def _say(
             print(store.log_path(plan, target).read_text(errors="replace"), end="")
         return
     print(f"manifest digest   {told['manifest_digest']}")
-    print(f"composefs digest  sha256:{told['composefs_digest']}")
+    print(f"composefs digest  {told['composefs_digest']}")
     if args.output is not None:
         print(f"image             {args.output}")
         print(f"next              disk-image boot {args.output}")
