@@ -21,7 +21,10 @@ def run(args: Namespace) -> int:
     from pipelines.progress import reporter
 
     arch = host_arch()
-    plan = boot_plan(load_tools_lock(args.tools_lock or TOOLS_LOCK, arch), arch)
+    # Where `build --relock` had to lock the tools anew, the new lock lies beside the layout.
+    relocked = args.layout.absolute().with_name(f"{args.layout.name}.tools.lock")
+    lock = args.tools_lock or (relocked if relocked.is_file() else TOOLS_LOCK)
+    plan = boot_plan(load_tools_lock(lock, arch), arch)
     store = Store(args.store)
     sources = Sources(externals={"layout": args.layout})
     with store.use():
