@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import TextIO, TypeAlias
+from tempfile import TemporaryFile
+from typing import TypeAlias
+from urllib.parse import urlsplit
 
 import anyio
 import dagger
@@ -25,6 +29,10 @@ BASE = "python:3.14-slim@sha256:486b8092bfb12997e10d4920897213a06563449c951c5506
 VERSION = "v0.21.8"
 
 _CLI = "_EXPERIMENTAL_DAGGER_CLI_BIN"
+_RUNNER_HOST = "_EXPERIMENTAL_DAGGER_RUNNER_HOST"
+_PROBE_SECONDS = 10.0
+# Colours (ECMA-48 SGR), the number and the frame in front of a line of the CLI's log.
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|\[traceparent:[^]]*\]|^\d+\s*:|┆")
 _OTHER_WAY = "or build without an engine: --executor local"
 
 
@@ -77,7 +85,7 @@ class DaggerEngine:
             raise ExecFailed(error.exit_code, error.stdout, error.stderr) from None
         except dagger.QueryError as error:
             raise EngineError(
-                f"the engine refused: {error}",
+                f"the engine refused: {_DECORATION.sub('', str(error)).strip()}",
                 f"--base IMAGE names another bootstrap image than {self._base}"
                 if self._base.partition("@")[0] in str(error)
                 else f"read the engine's log, {_OTHER_WAY}",
@@ -131,10 +139,10 @@ class DaggerEngine:
 
 
 @asynccontextmanager
-async def connected(log: TextIO | None = None) -> AsyncIterator[None]:
+async def connected() -> AsyncIterator[None]:
     """A session of an engine of the expected version. Raises EngineError that says what is missing.
 
-    The engine's own progress goes to `log`. A CLI on PATH is used; nothing is downloaded.
+    A CLI on PATH is used; nothing is downloaded.
     """
     if "DAGGER_SESSION_PORT" not in os.environ and _CLI not in os.environ:
         cli = shutil.which("dagger")
@@ -144,21 +152,47 @@ async def connected(log: TextIO | None = None) -> AsyncIterator[None]:
                 f"install Dagger {VERSION} (docs/how-to/dagger.md), {_OTHER_WAY}",
             )
         os.environ[_CLI] = cli
-    manager = dagger.connection(dagger.Config(log_output=log))
+    check_address(os.environ.get(_RUNNER_HOST, ""))
+    # A file, so that what the CLI said is still there when it gives up.
+    with TemporaryFile("w+") as log:
+        manager = dagger.connection(dagger.Config(log_output=log))
+        try:
+            await manager.__aenter__()
+        except (dagger.ProvisionError, dagger.ClientError) as error:
+            log.seek(0)
+            raise _unreachable(_last_words(log.read()) or str(error)) from None
+        try:
+            await check_version()
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await manager.__aexit__(*sys.exc_info())
+
+
+def check_address(address: str) -> None:
+    """Raise EngineError when nothing listens at unix://PATH or tcp://HOST:PORT.
+
+    The CLI would try for many minutes. Addresses of other kinds (docker-container://, kube-pod://) are its
+    own to judge.
+    """
+    parts = urlsplit(address)
     try:
-        await manager.__aenter__()
-    except (dagger.ProvisionError, dagger.ClientError) as error:
-        raise EngineError(
-            f"no Dagger engine could be reached: {_last_line(str(error))}",
-            "start Docker or Podman, or name a running engine with _EXPERIMENTAL_DAGGER_RUNNER_HOST"
-            f" (docs/how-to/dagger.md), {_OTHER_WAY}",
-        ) from error
-    try:
-        await check_version()
-        yield
-    finally:
-        with anyio.CancelScope(shield=True):
-            await manager.__aexit__(*sys.exc_info())
+        if parts.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(_PROBE_SECONDS)
+                probe.connect(parts.path)
+        elif parts.scheme == "tcp":
+            socket.create_connection((parts.hostname or "", parts.port or 0), _PROBE_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(f"{_RUNNER_HOST}={address}: {error}") from None
+
+
+def _unreachable(why: str) -> EngineError:
+    return EngineError(
+        f"no Dagger engine could be reached: {why}",
+        f"start Docker or Podman, or name a running engine in {_RUNNER_HOST}"
+        f" (docs/how-to/dagger.md), {_OTHER_WAY}",
+    )
 
 
 async def check_version() -> None:
@@ -171,5 +205,7 @@ async def check_version() -> None:
         )
 
 
-def _last_line(text: str) -> str:
-    return [*(line for line in text.strip().splitlines() if line.strip()), "no message"][-1]
+def _last_words(log: str) -> str:
+    """The last line of the CLI's log that says something, without its colours and numbers."""
+    lines = [_DECORATION.sub("", line).strip() for line in log.splitlines()]
+    return next((line for line in reversed(lines) if line), "")
