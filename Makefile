@@ -10,8 +10,8 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: setup ## build RECIPE into OUTPUT and boot it
-	$(disk-image) build $(RECIPE) --relock --output $(OUTPUT)
-	$(disk-image) boot $(OUTPUT)
+	@$(disk-image) build $(RECIPE) --relock --output $(OUTPUT)
+	@$(disk-image) boot $(OUTPUT)
 
 # What the tests compare with: fsverity(1), and a clock that can be set ahead.
 test test-peers: export SETUP_PACKAGES = fsverity libfaketime
