@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import composefs, mkosi
+from bench import composefs, dagger, mkosi
 
-BENCHMARKS = {"mkosi": mkosi.main, "composefs": composefs.main}
+BENCHMARKS = {"mkosi": mkosi.main, "composefs": composefs.main, "dagger": dagger.main}
 
 
 def main() -> None:
