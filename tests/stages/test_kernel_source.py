@@ -437,12 +437,13 @@ def test_a_small_kernel_with_a_patched_module(tmp_path: Path) -> None:
     table = (
         '[kernel]\nsource = "linux-source-6.12"\nfragments = ["small.config"]\npatches = ["crc7.patch"]\n\n'
     )
+    text = text.replace('"debian-minimal"', '"small-kernel"')
     (recipe / "recipe.toml").write_text(re.sub(r"\[kernel\]\n.*?\n\n", table, text, flags=re.DOTALL))
     path = Path(os.environ.get("DISK_IMAGE_TEST_STORE", ROOT / "out" / "test-store"))
     done = disk_image("build", recipe, "--target", "kernel", "--store", path, "--relock", "--json")
     assert done.returncode == 0, done.stderr
     store = Store(path)
-    last = store.last("debian-minimal", "kernel")
+    last = store.last("small-kernel", "kernel")
     record = store.result(last.key) if last else None
     assert record is not None
     outputs = {name: store.blob(stored.content.digest) for name, stored in record.outputs.items()}
