@@ -40,11 +40,13 @@ def add(archive: Archive, tree: Path, release: str, wanted: Sequence[str], folde
     if not wanted:
         return []
     base = f"usr/lib/modules/{release}/"
-    places = {
-        entry.path: (offset, entry.size)
-        for entry, offset in canonical_tar.read(tree)
-        if entry.path.startswith(base)
-    }
+    entries = list(canonical_tar.read(tree))
+    places = {entry.path: (offset, entry.size) for entry, offset in entries if entry.path.startswith(base)}
+    if len(entries) == 1:  # the root alone
+        raise Failure(
+            f"kernel.modules: {', '.join(wanted)}: this kernel has no loadable modules",
+            "drop kernel.modules, or ask for CONFIG_MODULES=y in a kernel fragment",
+        )
     with tree.open("rb") as stream:
 
         def content(path: str) -> bytes:

@@ -18,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.store import Store
+from stages.initramfs import modules
+from stages.initramfs.archive import Archive
 from stages.kernel_source import compiler_cache, fragments, kconfig, source
 from stages.kernel_source.__main__ import program
 from stages.kernel_source.arch import Architecture, architecture
@@ -411,6 +413,15 @@ def test_a_broken_fragment_fails_before_anything_is_unpacked(
     )
     with pytest.raises(Failure, match=r"^kernel/a\.config:1: expected CONFIG_NAME=value"):
         program(job)
+
+
+def test_modules_for_the_initramfs_are_refused_by_a_kernel_without_any(tmp_path: Path) -> None:
+    with (tmp_path / "modules").open("wb") as stream, canonical_tar.Writer(stream, EPOCH) as writer:
+        writer.add(Entry(".", Kind.DIRECTORY, 0o755, 0, 0, EPOCH))
+    with pytest.raises(
+        Failure, match=r"^kernel\.modules: virtio_blk, erofs: this kernel has no loadable modules"
+    ):
+        modules.add(Archive(), tmp_path / "modules", "6.12.117", ["virtio_blk", "erofs"], "modules")
 
 
 CRC7_PATCH = """\
