@@ -11,8 +11,9 @@ import dagger
 from anyio.to_thread import run_sync
 from dagger import dag
 
+from pipelines.dagger_containers import Given, pool_files, recipe_paths
 from pipelines.dagger_engine import BASE, DaggerEngine, EngineError, connected
-from pipelines.dagger_executor import JOBS, Build, Given, pool_files, recipe_paths
+from pipelines.dagger_executor import JOBS, Build
 from pipelines.definition import OutputKind, Plan
 from pipelines.local import Results, Transport
 from pipelines.progress import Reporter

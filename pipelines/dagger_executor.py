@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +23,21 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.to_thread import run_sync
 
+from pipelines import dagger_containers as containers
+from pipelines.dagger_containers import Given
 from pipelines.dagger_runner import ABSENT, DAMAGED
-from pipelines.definition import External, OutputKind, Plan, RecipeFile, Stage, StageOutput
-from pipelines.engine import Engine, Exec, ExecFailed, Executed, Handle
+from pipelines.definition import OutputKind, Plan, Stage, StageOutput
+from pipelines.engine import Engine, Exec, ExecFailed, Handle
 from pipelines.errors import StageError
 from pipelines.explain import ASKED, NEVER_RAN, NOTHING_CHANGED, RESULT_GONE, Explanation, changes, shown
 from pipelines.keys import Content, Document, document, key
 from pipelines.local import CACHED, RAN, StageResult
 from pipelines.progress import Reporter
 from pipelines.records import Stored, StoredFile
-from pipelines.sandbox import stage_environment
 from pipelines.sources import Sources
 
-RESULTS, POOL = "disk-image-results", "disk-image-pool"
-ACCELERATOR = "disk-image-accelerator-"
 # Stages side by side when nobody says: the engine's processors are not known here.
 JOBS = 4
-
-_RUNNER = (
-    "pipelines/__init__.py",
-    "pipelines/definition.py",
-    "pipelines/keys.py",
-    "pipelines/dagger_runner.py",
-    "stages/__init__.py",
-    "stages/shared/__init__.py",
-    "stages/shared/job.py",
-    "stages/shared/canonical_tar.py",
-    "stages/shared/tar_header.py",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What the caller hands in: recipe files by path, externals by name, .deb pools, and archives' URLs."""
-
-    recipe_files: Mapping[str, Handle] = field(default_factory=dict)
-    externals: Mapping[str, Handle] = field(default_factory=dict)
-    pools: Sequence[Handle] = ()
-    archives: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -161,8 +138,8 @@ class Build:
             made = self._made[stage]
             if name not in made.handles:
                 try:
-                    asked = _exec(("fetch", made.key, name), volumes={"/results": RESULTS})
-                    made.handles[name] = (await self._engine.execute(asked)).file(name)
+                    executed = await self._engine.execute(containers.fetch(made.key, name))
+                    made.handles[name] = executed.file(name)
                 except ExecFailed as failed:
                     await self._again(self._plan.stage(stage), made, _refusal(failed))
             return made.handles[name]
@@ -184,7 +161,7 @@ class Build:
 
     async def _find(self, name: str) -> Made | None:
         try:
-            executed = await self._engine.execute(_exec(("find", name), volumes={"/results": RESULTS}))
+            executed = await self._engine.execute(containers.find(name))
         except ExecFailed as failed:
             if why := _refusal(failed):
                 self._reporter.note(f"{why}: removed")
@@ -235,13 +212,7 @@ class Build:
 
     async def _keep(self, stage: Stage, made: Made, record: Mapping[str, Any]) -> None:
         """Put a result into the volume, then look it up, so that the engine knows the answer next time."""
-        asked = _exec(
-            ("keep", self._plan.name, stage.name, made.key),
-            files={f"/kept/{name}": handle for name, handle in made.handles.items()},
-            texts={"/kept/record.json": json.dumps(record)},
-            volumes={"/results": RESULTS},
-            fresh=True,
-        )
+        asked = containers.keep(self._plan.name, stage.name, made.key, record, made.handles)
         try:
             await self._engine.execute(asked)
             await self._find(made.key)
@@ -250,61 +221,15 @@ class Build:
             self._reporter.note(f"stage {stage.name}: its result could not be kept: {said}")
 
     async def _asked(self, stage: Stage, wanted: Document | None) -> Exec:
-        """The stage's container."""
-        files: dict[str, Handle] = {}
-        folders: dict[str, Handle] = {}
-        unpacked: list[str] = []
-        checked: dict[str, str] = {}
+        """The stage's container; without a key it runs in any case."""
+        inputs: dict[str, tuple[Handle, bool]] = {}
         for name, source in stage.inputs.items():
             if isinstance(source, StageOutput):
-                brought = await self.bring(source.stage, source.output)
-                if self.output(source.stage, source.output).content.kind is OutputKind.FILES:
-                    unpacked.append(name)
-                    files[f"/transfer/{name}.tar"] = brought
-                else:
-                    files[f"/stage/in/{name}"] = brought
-            elif isinstance(source, External):
-                folders[f"/stage/in/{name}"] = self._given.externals[source.name]
-            else:
-                files[f"/stage/in/{name}"] = self._given.recipe_files[source.path]
-                checked[f"in/{name}"] = (await run_sync(self._sources.content, source)).digest
+                kind = self.output(source.stage, source.output).content.kind
+                inputs[name] = (await self.bring(source.stage, source.output), kind is OutputKind.FILES)
         tree = None if stage.tools is None else await self.bring(stage.tools.stage, stage.tools.output)
         program = await run_sync(self._sources.program, stage.program)
-        order = {
-            "module": stage.program.module,
-            "environment": stage_environment(stage.source_date_epoch),
-            "outputs": {output.name: output.kind.value for output in stage.outputs},
-            "folders": unpacked,
-            "sources": {**checked, **{f"program/{path}": sha256 for path, sha256 in program.items()}},
-            "network": stage.network,
-        }
-        job = {
-            "name": stage.name,
-            "source_date_epoch": stage.source_date_epoch,
-            "params": stage.params,
-            "accelerators": list(stage.accelerators),
-        }
-        texts = {
-            "/order.json": json.dumps(order),
-            "/stage/job.json": json.dumps(job),
-        }
-        volumes = {f"/stage/cache/{name}": ACCELERATOR + name for name in stage.accelerators}
-        if stage.network:
-            pools = {f"/pools/{index}": pool for index, pool in enumerate(self._given.pools)}
-            folders |= pools
-            volumes["/pool"] = POOL
-            transport = {
-                "archives": list(self._given.archives),
-                "pools": [*pools, "/pool"],
-                "store": "/pool/blobs",
-                "partial": "/pool/partial",
-            }
-            texts["/stage/transport.json"] = json.dumps(transport)
-        return _exec(
-            ("run", stage.name),
-            tree=tree, files=files, folders=folders, texts=texts, volumes=volumes, fresh=wanted is None,
-            program=tuple(program),
-        )  # fmt: skip
+        return containers.run(stage, tree, inputs, self._given, program, wanted)
 
     async def _document(self, stage: Stage) -> Document:
         """The stage's key document from what its inputs hold."""
@@ -322,8 +247,8 @@ class Build:
         """What changed since the stage's newest result; the volume is asked once."""
         async with self._last_lock:
             if self._last is None:
-                asked = _exec(("last", self._plan.name), volumes={"/results": RESULTS}, fresh=True)
-                self._last = json.loads((await self._engine.execute(asked)).answer)
+                executed = await self._engine.execute(containers.last(self._plan.name))
+                self._last = json.loads(executed.answer)
         before = self._last.get(stage.name)
         return (NEVER_RAN,) if before is None else tuple(changes(before, wanted)) or (RESULT_GONE,)
 
@@ -353,45 +278,6 @@ class Build:
     def _settle(self, result: StageResult) -> None:
         self._results[result.name] = result
         self._reporter.finished(result)
-
-
-async def unpacked(engine: Engine, packed: Handle) -> Executed:
-    """A folder that travelled as a tar, as the folder `folder` of what is given back."""
-    return await engine.execute(_exec(("unpack",), files={"/packed.tar": packed}))
-
-
-def recipe_paths(plan: Plan) -> list[str]:
-    """Every recipe file that a plan reads, by its path below the recipe's folder."""
-    return sorted(
-        {
-            wanted.path
-            for stage in plan.stages
-            for wanted in stage.inputs.values()
-            if isinstance(wanted, RecipeFile)
-        }
-    )
-
-
-def pool_files(plan: Plan) -> list[str]:
-    """Every name under which stages/mirror finds a plan's locked files in a pool."""
-    files: list[Any] = []
-    for stage in plan.stages:
-        wanted = stage.params.get("files")
-        files += wanted if stage.network and isinstance(wanted, list) else []
-    names: set[str] = set()
-    for file in files:
-        pool_path, sha256 = file["pool_path"], file["sha256"]
-        epoch = f"{file['name']}_{file['version'].replace(':', '%3a')}_{file['arch']}.deb"
-        names |= {pool_path, pool_path.rpartition("/")[2], epoch}
-        names |= {sha256, f"{sha256[:2]}/{sha256[2:]}", f"blobs/sha256/{sha256}"}
-    return sorted(names)
-
-
-def _exec(command: tuple[str, ...], *, program: tuple[str, ...] = (), **given: Any) -> Exec:
-    python = "python3" if given.get("tree") is None else "/usr/bin/python3"
-    argv = (python, "-B", "-s", "-m", "pipelines.dagger_runner", *command)
-    programs = {"/runner": _RUNNER, **({"/stage/program": program} if program else {})}
-    return Exec(argv, programs=programs, **given)
 
 
 def _outputs(answered: Mapping[str, Any]) -> dict[str, Stored]:

@@ -18,8 +18,9 @@ from dagger import Doc, check, dag, field, function, object_type
 from dagger.mod._exceptions import FunctionError
 
 from pipelines.commands.request import TOOLS_LOCK, Request, load_tools_lock, with_locks
+from pipelines.dagger_containers import Given, pool_files, recipe_paths, unpack
 from pipelines.dagger_engine import BASE, DaggerEngine
-from pipelines.dagger_executor import Build, Given, pool_files, recipe_paths, unpacked
+from pipelines.dagger_executor import Build
 from pipelines.definition import Plan
 from pipelines.errors import DiskImageError, StageError
 from pipelines.progress import Plain
@@ -249,7 +250,8 @@ class DiskImage:
     async def _folder(self, recipe: dagger.Directory, stage: str, output: str) -> dagger.Directory:
         with _told():
             build = await self._ran(recipe, stage)
-            folder = (await unpacked(self._engine(), await build.bring(stage, output))).folder("folder")
+            executed = await self._engine().execute(unpack(await build.bring(stage, output)))
+        folder = executed.folder("folder")
         assert isinstance(folder, dagger.Directory)
         return folder
 

@@ -19,8 +19,9 @@ import dagger
 import pytest
 from dagger import dag
 
+from pipelines.dagger_containers import Given
 from pipelines.dagger_engine import BASE, DaggerEngine, connected
-from pipelines.dagger_executor import Build, Given
+from pipelines.dagger_executor import Build
 from pipelines.definition import Json, Output, OutputKind, Plan, Program, Stage, StageOutput
 from pipelines.local import StageResult
 from pipelines.progress import Plain

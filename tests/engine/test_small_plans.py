@@ -10,7 +10,7 @@ import anyio
 import dagger
 import pytest
 
-from pipelines.dagger_executor import RESULTS
+from pipelines.dagger_containers import RESULTS
 from pipelines.definition import OutputKind, Plan
 from pipelines.engine import Exec
 from pipelines.errors import StageError

@@ -9,7 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from pipelines.dagger_executor import Build, Given
+from pipelines.dagger_containers import Given
+from pipelines.dagger_executor import Build
 from pipelines.definition import Input, Output, OutputKind, Plan, Program, RecipeFile, Stage, StageOutput
 from pipelines.engine import Exec, ExecFailed
 from pipelines.errors import StageError

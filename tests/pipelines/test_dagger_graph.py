@@ -13,7 +13,8 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pipelines.commands.request import TOOLS_LOCK, load_tools_lock
-from pipelines.dagger_executor import Build, Given, recipe_paths
+from pipelines.dagger_containers import Given, recipe_paths
+from pipelines.dagger_executor import Build
 from pipelines.definition import Plan
 from pipelines.engine import Exec
 from pipelines.lock import load_lock
