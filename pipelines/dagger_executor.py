@@ -38,6 +38,7 @@ from pipelines.sources import Sources
 
 # Stages side by side when nobody says: the engine's processors are not known here.
 JOBS = 4
+_KEEP_SECONDS = 120
 
 
 @dataclass(slots=True)
@@ -214,8 +215,10 @@ class Build:
         """Put a result into the volume, then look it up, so that the engine knows the answer next time."""
         asked = containers.keep(self._plan.name, stage.name, made.key, record, made.handles)
         try:
-            await self._engine.execute(asked)
-            await self._find(made.key)
+            # What took long to make is not lost when another stage fails meanwhile.
+            with anyio.move_on_after(_KEEP_SECONDS, shield=True):
+                await self._engine.execute(asked)
+                await self._find(made.key)
         except ExecFailed as failed:
             said = (failed.stderr.strip().splitlines() or [str(failed)])[-1]
             self._reporter.note(f"stage {stage.name}: its result could not be kept: {said}")
