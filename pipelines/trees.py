@@ -35,6 +35,8 @@ def unpack(store: Store, sha256: str) -> Path:
                 "--extract",
                 "--preserve-permissions",
                 "--no-same-owner",
+                # a-b sorts between a and a/x: without this, a's time is set before a/x changes it
+                "--delay-directory-restore",
                 "--directory",
                 str(new),
             ]
