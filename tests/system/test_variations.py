@@ -42,8 +42,7 @@ def _clock_a_year_ahead(folder: Path) -> Path | None:
             bundle = sys.argv[sys.argv.index("--bundle" if "--bundle" in sys.argv else "-b") + 1]
             path = pathlib.Path(bundle) / "config.json"
             config = json.loads(path.read_text())
-            config["process"]["env"] += ["LD_PRELOAD=/tmp/libfaketime.so.1", "FAKETIME={YEAR}",
-            "DONT_FAKE_MONOTONIC=1"]
+            config["process"]["env"] += ["LD_PRELOAD=/tmp/libfaketime.so.1", "FAKETIME={YEAR}"]
             config["mounts"].append({{"destination": "/tmp/libfaketime.so.1", "type": "bind",
                                       "source": {os.fspath(library)!r}, "options": ["bind", "ro"]}})
             path.write_text(json.dumps(config))
