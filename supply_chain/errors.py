@@ -6,6 +6,11 @@
         ├── InvalidDocument       JSON that is no OCI manifest, index or descriptor
         ├── LayoutError           an OCI layout on disk that can't be read, or holds other bytes than it says
         ├── CredentialError       Docker's configuration or a credential helper can't be used
+        ├── TrustError            a trust that can't be read, or whose parts don't fit each other
+        ├── TokenError            no identity token, or one that the trust's issuer can't have made
+        ├── SigningError          a signing service refused, or what it gave does not hold
+        │   └── ServiceDown       it gave no usable answer within the bound; later it may
+        ├── VerificationError     an image, or what hangs on it, is not to be trusted; names the step
         └── RegistryError         a registry's answer; carries its status and error codes
             ├── Unavailable       no usable answer within the bound of attempts and time
             ├── AccessDenied      401 or 403: no credential, a wrong one, or one without the right
@@ -45,6 +50,31 @@ class LayoutError(SupplyChainError):
 
 class CredentialError(SupplyChainError):
     """A credential that should be there can't be read."""
+
+
+class TrustError(SupplyChainError):
+    """A trust can't be read or used; `what` names the file and the part."""
+
+
+class TokenError(SupplyChainError):
+    """There is no identity token, or it can't serve: `what` has its issuer, audience and expiry."""
+
+
+class SigningError(SupplyChainError):
+    """A signing service refused for good, or gave what does not verify. The image is untouched."""
+
+
+class ServiceDown(SigningError):
+    """A signing service gave no usable answer within the bound; the same command later completes."""
+
+
+@dataclass(eq=False)
+class VerificationError(SupplyChainError):
+    """An image is not to be trusted. `step` is the numbered step that refused it (verify/steps.py)."""
+
+    step: str = ""
+    expected: str = ""
+    found: str = ""
 
 
 @dataclass(eq=False)

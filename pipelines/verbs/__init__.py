@@ -1,0 +1,1 @@
+"""The command line: which verbs there are and what they take."""
