@@ -15,13 +15,14 @@ run: setup ## build RECIPE into OUTPUT and boot it
 
 # What the tests compare with: fsverity(1), and a clock that can be set ahead.
 test test-peers: export SETUP_PACKAGES = fsverity libfaketime
+# The registry that images are pushed to.
+test test-peers: export SETUP_UNPACK = docker-registry
 test: setup ## every test this machine can run; the rest is reported as skipped, with the reason
 	$(PYTEST)
 
 unit: setup ## the quick tests alone: no network, no sandbox
 	$(PYTEST) -m "not network and not sandbox and not boot and not kernel and not peers and not engine"
 
-test-peers: SETUP_PACKAGES += docker-registry
 test-peers: setup ## build the peers that this machine can have, then run the tests against them
 	tests/peers/build
 	$(PYTEST) -m peers

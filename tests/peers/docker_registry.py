@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 PROGRAM = "docker-registry"
+# Where scripts/setup unpacks Debian's package: installed, it would start a service.
+_UNPACKED = Path(__file__).parents[2] / ".tools" / "debian" / PROGRAM / "usr" / "bin"
 _CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -25,9 +28,13 @@ http: {{addr: "{address}", relativeurls: false}}
 
 def missing() -> str | None:
     """Why this machine can't run it; None when it can."""
-    if shutil.which(PROGRAM) is None:
-        return f"{PROGRAM} is not installed (apt-get install {PROGRAM})"
+    if _program() is None:
+        return f"{PROGRAM} is neither unpacked nor installed: make test-peers unpacks it"
     return None
+
+
+def _program() -> str | None:
+    return shutil.which(PROGRAM, path=f"{_UNPACKED}:{os.environ['PATH']}")
 
 
 def free_port() -> int:
@@ -45,7 +52,7 @@ def docker_registry(folder: Path) -> Iterator[str]:
     config = folder / "config.yml"
     config.write_text(_CONFIG.format(folder=folder / "storage", address=address))
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([PROGRAM, "serve", config], stdout=log, stderr=log)
+        process = subprocess.Popen([_program() or PROGRAM, "serve", config], stdout=log, stderr=log)
         try:
             _wait(process, address, folder / "log")
             yield address
