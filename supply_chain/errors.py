@@ -3,7 +3,7 @@
     DiskImageError                a failure with what to do about it (pipelines.errors)
     └── SupplyChainError          anything below; exit code 1
         ├── InvalidReference      a REF that does not name one repository; exit code 2
-        ├── InvalidDocument       JSON that is no OCI manifest, index or descriptor
+        ├── InvalidDocument       JSON that is no OCI document, or no in-toto statement
         ├── LayoutError           an OCI layout on disk that can't be read, or holds other bytes than it says
         ├── CredentialError       Docker's configuration or a credential helper can't be used
         ├── TrustError            a trust that can't be read, or whose parts don't fit each other
@@ -41,7 +41,7 @@ class InvalidReference(SupplyChainError):
 
 
 class InvalidDocument(SupplyChainError):
-    """A document breaks the OCI image specification; `what` names document and field."""
+    """A document breaks its specification; `what` names document and field."""
 
 
 class LayoutError(SupplyChainError):

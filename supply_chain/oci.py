@@ -108,6 +108,9 @@ def parse_object(content: bytes, what: str) -> dict[str, Any]:
     """Read a JSON object without duplicate keys. Raises InvalidDocument."""
     try:
         loaded = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if b"\\u" in content:
+            # Half of a surrogate pair is no character: nothing could print or store it later.
+            json.dumps(loaded, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidDocument(
             f"{what}: expected a JSON object, found {_glimpse(content)} ({_reason(error)})", _WHO_ANSWERED
