@@ -18,11 +18,13 @@ test test-peers: export SETUP_PACKAGES = fsverity libfaketime
 # The registry that images are pushed to.
 test test-peers: export SETUP_UNPACK = docker-registry
 test: setup ## every test this machine can run; the rest is reported as skipped, with the reason
+	tests/peers/build test
 	$(PYTEST)
 
 unit: setup ## the quick tests alone: no network, no sandbox
 	$(PYTEST) -m "not network and not sandbox and not boot and not kernel and not peers and not engine"
 
+test-peers: SETUP_PACKAGES += gcc libc6-dev git
 test-peers: setup ## build the peers that this machine can have, then run the tests against them
 	tests/peers/build
 	$(PYTEST) -m peers

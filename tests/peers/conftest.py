@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,28 +14,39 @@ import pytest
 from pipelines.store import Store
 from pipelines.trees import unpack
 from tests.peers.encoders import Encoder
+from tests.peers.oras import Oras
+from tests.peers.programs import cargo_program, go_program
+from tests.peers.registries import REGISTRIES, Registry
 from tests.system.command import ROOT, disk_image
-
-
-def _cargo_peer(program: str) -> str:
-    """The program in the version of the list `cargo`; skips the test when this machine has none."""
-    rows = [line.split() for line in Path(__file__).with_name("cargo").read_text().splitlines()]
-    (version,) = (row[2] for row in rows if row and row[0] == program)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "disk-image-peers" / "bin"
-    for folder in (os.fspath(cache), os.environ["PATH"]):
-        found = shutil.which(program, path=folder)
-        if found is None:
-            continue
-        told = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60)
-        if told.stdout.strip() == f"{program} {version}":
-            return found
-    pytest.skip(f"{program} {version} is neither in {cache} nor on PATH: make test-peers builds it")
 
 
 @pytest.fixture(scope="session")
 def cfsctl() -> str:
     """composefs-rs's program; a test that needs it asks for it first, before anything is built."""
-    return _cargo_peer("cfsctl")
+    return cargo_program("cfsctl")
+
+
+@pytest.fixture(scope="session", params=list(REGISTRIES))
+def registry_running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Registry]:
+    """Each of the registries, running until all tests that want it are done."""
+    with REGISTRIES[request.param](tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
+
+
+@pytest.fixture
+def registry(registry_running: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Each of the registries, with its login in this process's environment."""
+    for name, value in registry_running.env.items():
+        monkeypatch.setenv(name, value)
+    return registry_running
+
+
+@pytest.fixture(scope="session")
+def oras() -> Oras:
+    """oras, the command."""
+    return Oras(go_program("oras"))
 
 
 @dataclass(frozen=True)
