@@ -11,6 +11,7 @@
         ├── SigningError          a signing service refused, or what it gave does not hold
         │   └── ServiceDown       it gave no usable answer within the bound; later it may
         ├── VerificationError     an image, or what hangs on it, is not to be trusted; names the step
+        │   └── OtherSigner       it is signed, by somebody whom the policy does not name
         └── RegistryError         a registry's answer; carries its status and error codes
             ├── Unavailable       no usable answer within the bound of attempts and time
             ├── AccessDenied      401 or 403: no credential, a wrong one, or one without the right
@@ -75,6 +76,13 @@ class VerificationError(SupplyChainError):
     step: str = ""
     expected: str = ""
     found: str = ""
+
+
+@dataclass(eq=False)
+class OtherSigner(VerificationError):
+    """A signature by `signer`, whom the policy does not name."""
+
+    signer: str = ""
 
 
 @dataclass(eq=False)
