@@ -8,53 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Literal, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import TypeVar
 
 from supply_chain import oci
 from supply_chain.errors import InvalidDocument, LayoutError
+from supply_chain.image import (
+    ARTIFACT,
+    REBUILD,
+    ImageConfig,
+    image_config,
+    image_manifest,
+    layer,
+    layers_by_title,
+)
 
-ARTIFACT = "application/vnd.powernode.disk_image.v1"
-CONFIG = "application/vnd.powernode.disk_image.config.v1+json"
-TITLE = "org.opencontainers.image.title"
-FSVERITY = "containers.composefs.fsverity"
-METADATA = "root.cfs"
 _CHUNK = 1 << 20
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
-_REBUILD = "build the image anew: disk-image build RECIPE --output LAYOUT"
-
-
-class FormatVersions(BaseModel):
-    """The versions of the formats that the image is written in."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    config: Literal[1]
-    build_manifest: Literal[1]
-    composefs: Literal[0]
-    pack: Literal[1]
-
-
-class ImageConfig(BaseModel):
-    """The image's configuration. `cmdline` is the kernel's command line and ends with `composefs=<hex>`."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    arch: Literal["amd64", "arm64"]
-    kernel_version: Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+~-]*$")]
-    cmdline: Annotated[str, Field(pattern=r"^[\x20-\x7e]+$")]
-    fsverity_algorithm: Literal["sha256"]
-    fsverity_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    source_date_epoch: Annotated[int, Field(ge=0)]
-    format_versions: FormatVersions
 
 
 @dataclass(frozen=True)
@@ -79,66 +52,22 @@ class Layout:
     @cached_property
     def manifest(self) -> oci.Manifest:
         """The image's manifest, of the artifact type of this project's images."""
-        manifest = _parsed(lambda: oci.parse_manifest(self.manifest_bytes, f"{self.folder}: manifest"))
-        for what, expected, found in (
-            ("media type", oci.MANIFEST, manifest.media_type),
-            ("artifact type", ARTIFACT, manifest.artifact_type),
-            ("configuration's media type", CONFIG, manifest.config.media_type),
-            ("subject", None, manifest.subject),
-        ):
-            if found != expected:
-                raise LayoutError(
-                    f"{self.folder}: manifest: {what}: expected {expected}, found {found}", _REBUILD
-                )
-        return manifest
+        return _parsed(lambda: image_manifest(self.manifest_bytes, f"{self.folder}: manifest"))
 
     @cached_property
     def layers(self) -> Mapping[str, oci.Descriptor]:
         """Title → layer, in the manifest's order. Titles are plain file names, each there once."""
-        found: dict[str, oci.Descriptor] = {}
-        for number, layer in enumerate(self.manifest.layers):
-            title = (layer.annotations or {}).get(TITLE, "")
-            if not _FILE_NAME.fullmatch(title) or title in found:
-                raise LayoutError(
-                    f"{self.folder}: layer {number}: expected a plain file name, once, found {title!r}",
-                    _REBUILD,
-                )
-            found[title] = layer
-        return MappingProxyType(found)
+        return _parsed(lambda: layers_by_title(self.manifest, str(self.folder)))
 
     def layer(self, title: str) -> oci.Descriptor:
         """The layer of that title."""
-        try:
-            return self.layers[title]
-        except KeyError:
-            raise LayoutError(f"{self.folder}: no layer with the title {title!r}", _REBUILD) from None
+        return _parsed(lambda: layer(self.layers, title, str(self.folder)))
 
     @cached_property
     def config(self) -> ImageConfig:
         """The image's configuration; its digest is the metadata layer's and the command line's."""
         content = self.read(self.manifest.config, limit=oci.DOCUMENT_LIMIT)
-        what = f"{self.folder}: configuration"
-        try:
-            config = ImageConfig.model_validate(_parsed(lambda: oci.parse_object(content, what)))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise LayoutError(
-                f"{what}: {field}: {first['msg']} (found {first['input']!r})", _REBUILD
-            ) from None
-        stated = f"{config.fsverity_algorithm}:{config.fsverity_digest}"
-        annotated = (self.layer(METADATA).annotations or {}).get(FSVERITY)
-        if annotated != stated:
-            raise LayoutError(
-                f"{what}: expected {annotated}, as {METADATA} is annotated, found {stated}",
-                _REBUILD,
-            )
-        words = [word for word in config.cmdline.split(" ") if word.startswith("composefs=")]
-        if words != [f"composefs={config.fsverity_digest}"]:
-            raise LayoutError(
-                f"{what}: cmdline: expected composefs={config.fsverity_digest} once, found {words}", _REBUILD
-            )
-        return config
+        return _parsed(lambda: image_config(content, self.layers, f"{self.folder}: configuration"))
 
     def path(self, blob: oci.Descriptor) -> Path:
         """Where a blob is. What it holds is checked only by `read`, `stream` and `check`."""
@@ -149,7 +78,7 @@ class Layout:
         if blob.size > limit:
             raise LayoutError(
                 f"{self.folder}: blob {blob.digest}: expected at most {limit} bytes, found {blob.size}",
-                _REBUILD,
+                REBUILD,
             )
         return b"".join(self.stream(blob))
 
@@ -163,16 +92,16 @@ class Layout:
             with open(self.path(blob), "rb", buffering=0, opener=_open) as file:
                 size = os.fstat(file.fileno()).st_size
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise LayoutError(f"{where}: not a regular file", _REBUILD)
+                    raise LayoutError(f"{where}: not a regular file", REBUILD)
                 if size != blob.size:
-                    raise LayoutError(f"{where}: expected {blob.size} bytes, found {size}", _REBUILD)
+                    raise LayoutError(f"{where}: expected {blob.size} bytes, found {size}", REBUILD)
                 while chunk := file.read(_CHUNK):
                     sha256.update(chunk)
                     yield chunk
         except OSError as error:
-            raise LayoutError(f"{where}: {error.strerror or error}", _REBUILD) from None
+            raise LayoutError(f"{where}: {error.strerror or error}", REBUILD) from None
         if sha256.hexdigest() != blob.hex:
-            raise LayoutError(f"{where}: its content's digest is sha256:{sha256.hexdigest()}", _REBUILD)
+            raise LayoutError(f"{where}: its content's digest is sha256:{sha256.hexdigest()}", REBUILD)
 
     def check(self) -> None:
         """Read and check every document and every blob of the image."""
@@ -188,14 +117,14 @@ def open_layout(folder: Path) -> Layout:
     if marker.get("imageLayoutVersion") != "1.0.0":
         raise LayoutError(
             f"{folder}/oci-layout: expected version 1.0.0, found {marker.get('imageLayoutVersion')!r}",
-            _REBUILD,
+            REBUILD,
         )
     index = _parsed(lambda: oci.parse_index(_document(folder, "index.json"), f"{folder}/index.json"))
     if not index.manifests or index.manifests[0].artifact_type != ARTIFACT:
         found = index.manifests[0].artifact_type if index.manifests else "no manifest"
         raise LayoutError(
             f"{folder}/index.json: expected an image ({ARTIFACT}) as the first manifest, found {found}",
-            _REBUILD,
+            REBUILD,
         )
     return Layout(folder, index)
 
@@ -211,7 +140,7 @@ def _document(folder: Path, name: str) -> bytes:
         ) from None
     if len(content) > oci.DOCUMENT_LIMIT:
         raise LayoutError(
-            f"{folder}/{name}: expected at most {oci.DOCUMENT_LIMIT} bytes, found more", _REBUILD
+            f"{folder}/{name}: expected at most {oci.DOCUMENT_LIMIT} bytes, found more", REBUILD
         )
     return content
 
@@ -228,4 +157,4 @@ def _parsed(parse: Callable[[], _Parsed]) -> _Parsed:
     try:
         return parse()
     except InvalidDocument as error:
-        raise LayoutError(error.what, _REBUILD) from None
+        raise LayoutError(error.what, REBUILD) from None

@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from supply_chain.delta import plan_fetch, publication
-from supply_chain.layout import TITLE, open_layout
+from supply_chain.image import TITLE
+from supply_chain.layout import open_layout
 from supply_chain.oci import digest_of
 from supply_chain.pull import pull
 from supply_chain.push import PushPlan, PushResult, push

@@ -12,7 +12,8 @@ from pipelines.definition import canonical_json
 from stages.image import layout as writer
 from stages.shared import fsverity, packs
 from supply_chain.delta import OBJECTS
-from supply_chain.layout import ARTIFACT, CONFIG, FSVERITY, METADATA, TITLE, Layout, open_layout
+from supply_chain.image import ARTIFACT, CONFIG, FSVERITY, METADATA, TITLE
+from supply_chain.layout import Layout, open_layout
 from supply_chain.oci import EMPTY, EMPTY_CONTENT, MANIFEST, describe, digest_of
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from supply_chain.errors import LayoutError
-from supply_chain.layout import ARTIFACT, CONFIG, FSVERITY, TITLE, open_layout
+from supply_chain.image import ARTIFACT, CONFIG, FSVERITY, TITLE
+from supply_chain.layout import open_layout
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 VERITY = "ab" * 32
