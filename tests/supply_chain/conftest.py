@@ -1,4 +1,4 @@
-"""A registry on loopback, and bounds under which no test waits."""
+"""A registry and an embedded trust on loopback, and bounds under which no test waits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from supply_chain.registry import Policy
+from supply_chain.trust import Trust, init_embedded, load_trust, running
 from tests.supply_chain.registry_server import RegistryServer, registry
 
 
@@ -17,6 +19,18 @@ def server() -> Iterator[RegistryServer]:
     """An empty registry."""
     with registry() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def embedded_trust(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trust]:
+    """An embedded trust, whose services run for the whole session."""
+    folder = tmp_path_factory.mktemp("trust") / "trust"
+    init_embedded(folder)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(running(load_trust(folder))) as trust,
+    ):
+        yield trust
 
 
 @dataclass
