@@ -1,8 +1,8 @@
 """A Sigstore bundle as what hangs on an image: one OCI manifest as cosign 3 writes and reads it.
 
 Storage: https://github.com/sigstore/cosign/blob/main/specs/BUNDLE_SPEC.md, with what cosign sets beyond
-it: the annotations, and the artifact type once more at the configuration. A manifest holds exactly one bundle
-and refers to the image by `subject`.
+it: the annotations, and the artifact type once more at the configuration. A manifest holds exactly one
+bundle and refers to the image by `subject`.
 
 What a manifest's annotations say of its bundle is a hint for people. Only the verified bundle counts.
 """
