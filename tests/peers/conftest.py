@@ -14,9 +14,10 @@ import pytest
 from pipelines.store import Store
 from pipelines.trees import unpack
 from tests.peers.encoders import Encoder
+from tests.peers.gitea import gitea
 from tests.peers.oras import Oras
 from tests.peers.programs import cargo_program, go_program
-from tests.peers.registries import REGISTRIES, Registry
+from tests.peers.registries import Registry, debian_registry, distribution, referrers_registry
 from tests.system.command import ROOT, disk_image
 
 
@@ -26,12 +27,16 @@ def cfsctl() -> str:
     return cargo_program("cfsctl")
 
 
-@pytest.fixture(scope="session", params=list(REGISTRIES))
+@pytest.fixture(
+    scope="session",
+    params=[debian_registry, distribution, referrers_registry, gitea],
+    ids=lambda start: start.__name__,
+)
 def registry_running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Registry]:
     """Each of the registries, running until all tests that want it are done."""
-    with REGISTRIES[request.param](tmp_path_factory.mktemp("registry")) as registry:
+    with request.param(tmp_path_factory.mktemp("registry")) as registry:
         yield registry
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +60,3 @@ def referrers_registry(folder: Path, *, network: Sequence[str] = ()) -> Iterator
     argv = [go_program("referrers-registry"), host]
     with serving(argv, f"http://{host}/v2/", folder / "log", network=network):
         yield Registry("referrers-registry", host, referrers_api=True)
-
-
-REGISTRIES: Mapping[str, Callable[[Path], AbstractContextManager[Registry]]] = {
-    "docker-registry": debian_registry,
-    "distribution": distribution,
-    "referrers-registry": referrers_registry,
-}
