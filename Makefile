@@ -37,7 +37,7 @@ check: setup ## linters and types
 docs: setup ## the reference pages, from the code
 	.venv/bin/python scripts/reference.py
 
-bench: setup ## side by side with mkosi (MKOSI=path to a checkout) and mkcomposefs
+bench: setup ## side by side with mkosi (MKOSI=path to a checkout), mkcomposefs and oras
 	.venv/bin/python -m bench
 
 setup:
