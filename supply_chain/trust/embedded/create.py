@@ -14,6 +14,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from supply_chain.trust import documents
 from supply_chain.trust.embedded import private
+from supply_chain.trust.embedded.log_file import LogFile
+from supply_chain.trust.embedded.transparency_log import TransparencyLog
 
 if TYPE_CHECKING:
     from sigstore_models.trustroot.v1 import SigningConfig as ConfigDocument
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 9462
 # Names, not addresses: nothing is asked there. The log's host is the origin of its checkpoints, whatever
 # port it is served at.
-LOG_URL = "https://log.disk-image.internal"
+LOG_ORIGIN = "log.disk-image.internal"
 _CT_URL = "https://ct.disk-image.internal"
 _CA_URL = "https://ca.disk-image.internal"
 _TSA_URL = "https://tsa.disk-image.internal"
@@ -36,6 +38,7 @@ def init_embedded(folder: Path, *, port: int = DEFAULT_PORT) -> None:
     start = datetime.now(UTC).replace(microsecond=0)
     with documents.new_folder(folder) as new:
         keys = private.create(new)
+        TransparencyLog(LogFile(new / private.PRIVATE / "log"), keys.log, LOG_ORIGIN).begin()
         ca = _root("disk-image embedded authority", keys.ca, start)
         # signs one certificate now and never another: it is not kept
         tsa_key = ec.generate_private_key(ec.SECP256R1())
@@ -43,7 +46,7 @@ def init_embedded(folder: Path, *, port: int = DEFAULT_PORT) -> None:
         tsa = _timestamper(tsa_root, tsa_key, keys.tsa.public_key(), start)
         root = documents.trusted_root(
             authorities=[documents.Authority(_CA_URL, [ca])],
-            logs=[documents.Log(LOG_URL, keys.log.public_key())],
+            logs=[documents.Log(f"https://{LOG_ORIGIN}", keys.log.public_key())],
             certificate_logs=[documents.Log(_CT_URL, keys.ct.public_key())],
             timestampers=[documents.Authority(_TSA_URL, [tsa, tsa_root])],
             start=start,

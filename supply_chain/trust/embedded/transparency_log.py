@@ -8,6 +8,8 @@ https://github.com/C2SP/C2SP/blob/main/tlog-tiles.md for reading. The one kind o
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -21,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from supply_chain.trust.certificates import key_id
+from supply_chain.trust.certificates import key_id, spki
 from supply_chain.trust.embedded.answers import Answer, Refused, Request, as_json
 from supply_chain.trust.embedded.checkpoint import sign_checkpoint
 from supply_chain.trust.embedded.log_file import LogFile
@@ -75,6 +77,22 @@ class TransparencyLog:
         self._key = key
         self._origin = origin
         self._id = key_id(key.public_key())
+
+    def begin(self) -> None:
+        """Add the first entry, the log's own signature over its origin.
+
+        No client's entry may be the first: protobuf writes no number that is 0 into JSON, so the bundle that
+        cosign makes of entry 0 has no index, which sigstore-python does not read.
+        """
+        digest = hashlib.sha256(self._origin.encode()).digest()
+        signature = self._key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+        verifier = {
+            "publicKey": {"rawBytes": _base64(spki(self._key.public_key()))},
+            "keyDetails": "PKIX_ECDSA_P256_SHA_256",
+        }
+        signed = {"content": _base64(signature), "verifier": verifier}
+        request = {"hashedRekordRequestV002": {"digest": _base64(digest), "signature": signed}}
+        self._add(json.dumps(request).encode())
 
     def answer(self, request: Request) -> Answer:
         """The HTTP interface below /api/v2/. Raises Refused, TrustError."""

@@ -77,7 +77,7 @@ def test_the_log_grows_over_runs_at_other_ports(tmp_path: Path) -> None:
     (first_url, first), (second_url, second) = anyio.run(once, b"one"), anyio.run(once, b"two")
     assert first_url.startswith("http://127.0.0.1:")
     assert second_url.startswith("http://127.0.0.1:")
-    assert [one.log_entry._inner.log_index for one in (first, second)] == [0, 1]
+    assert [one.log_entry._inner.log_index for one in (first, second)] == [1, 2]
     trust = load_trust(tmp_path / "trust")
     verify(trust, b"one", first)
     verify(trust, b"two", second)
