@@ -1,23 +1,38 @@
-"""disk-image doctor: what this machine has and lacks for building and booting."""
+"""disk-image doctor: what this machine has and lacks for building and booting, and whether a trust's
+services answer.
+"""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from pipelines.doctor import doctor
+from pipelines.doctor import Check, doctor
 from pipelines.store import Store
 
 
 def run(args: Namespace) -> int:
     """Exit code 1 when something is missing."""
     checks = doctor(Store(args.store))
+    if args.trust is not None:
+        import anyio
+
+        from supply_chain.trust import load_trust
+        from supply_chain.trust.check import check_trust
+
+        checks += anyio.run(check_trust, load_trust(args.trust))
     if args.json:
         print(json.dumps([asdict(check) for check in checks]))
     else:
-        for check in checks:
-            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.check}: {check.found}")
-            if not check.ok:
-                print(f"      to do: {check.to_do}")
+        print_checks(checks)
     return 0 if all(check.ok for check in checks) else 1
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """A line for each check, and for each that failed one of what to do."""
+    for check in checks:
+        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.check}: {check.found}")
+        if not check.ok:
+            print(f"      to do: {check.to_do}")

@@ -29,12 +29,14 @@ def _trust(verbs: Verbs) -> None:
     )
     trust.add_argument(
         "action",
-        choices=("init", "show", "check", "serve"),
-        help="init: write a trust; show: what it trusts; check: ask each of its services; "
-        "serve: run an embedded trust's services on this machine, for other Sigstore clients",
+        choices=("init", "show", "check", "serve", "token"),
+        help="init: write a trust; show: what it trusts; check: ask each of its services; serve: run an "
+        "embedded trust's services on this machine, for other Sigstore clients; token: print an identity "
+        "token of an embedded trust for them",
     )
     trust.add_argument("trust", type=Path, metavar="DIR|FILE", help="a trust's folder, or its trust.json")
     init = trust.add_argument_group("init", "without URLs an embedded trust, all on this disk")
+    init.add_argument("--port", type=int, default=9462, help="where an embedded trust will be served (9462)")
     init.add_argument("--public", action="store_true", help="the public Sigstore instance")
     init.add_argument("--fulcio", metavar="URL", help="a private certificate authority")
     init.add_argument("--rekor", metavar="URL", help="a private transparency log, version 2")
@@ -48,6 +50,8 @@ def _trust(verbs: Verbs) -> None:
     init.add_argument(
         "--tsa-chain", type=Path, metavar="PEM", help="the authority's certificates (else asked of it)"
     )
+    token = trust.add_argument_group("token")
+    token.add_argument("--as", dest="identity", metavar="ID", help="an email address, or a URI")
 
 
 def _sign(verbs: Verbs) -> None:

@@ -27,3 +27,8 @@ def der(certificate: x509.Certificate) -> bytes:
 def pem(certificate: x509.Certificate) -> str:
     """The certificate as PEM."""
     return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """`sha256:` and the hex digest of the certificate."""
+    return f"sha256:{hashlib.sha256(der(certificate)).hexdigest()}"

@@ -24,8 +24,8 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from supply_chain.trust.certificates import key_id, spki
+from supply_chain.trust.checkpoint import sign_checkpoint
 from supply_chain.trust.embedded.answers import Answer, Refused, Request, as_json
-from supply_chain.trust.embedded.checkpoint import sign_checkpoint
 from supply_chain.trust.embedded.log_file import LogFile
 from supply_chain.trust.embedded.merkle import MerkleTree
 

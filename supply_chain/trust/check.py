@@ -1,0 +1,193 @@
+"""Ask each service of a trust, and say of each answer whether it fits what is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from pipelines.doctor import Check
+from supply_chain.errors import SupplyChainError, TrustError
+from supply_chain.trust.certificates import fingerprint
+from supply_chain.trust.checkpoint import read_checkpoint
+from supply_chain.trust.embedded.services import running
+from supply_chain.trust.service_client import ServiceClient, service_client
+from supply_chain.trust.trust import Trust
+
+if TYPE_CHECKING:
+    from sigstore_models.trustroot.v1 import CertificateAuthority, Service
+
+# How far this machine's clock may be from the timestamper's: a certificate is for 10 minutes from when the
+# authority made it, and a token for less.
+_CLOCK = timedelta(seconds=30)
+_RENEWED = "if the service was renewed on purpose, make a new trust; else somebody answers in its place"
+
+
+async def check_trust(trust: Trust) -> list[Check]:
+    """A check for what the trust says by itself, then one for each service, asked side by side.
+
+    Nothing is signed or logged. The services of an embedded trust are started for it. Raises TrustError when
+    they can't be.
+    """
+    checks = [_validity(trust)]
+    async with running(trust) as started, service_client() as client:
+        asking = _Asking(started, client)
+        asks = asking.asks()
+        answers: list[Check | None] = [None] * len(asks)
+
+        async def ask(number: int, name: str, question: Callable[[], Awaitable[str]]) -> None:
+            try:
+                answers[number] = Check(name, True, await question(), "")
+            except SupplyChainError as error:
+                answers[number] = Check(name, False, error.what, error.hint)
+
+        async with anyio.create_task_group() as tasks:
+            for number, (name, question) in enumerate(asks):
+                tasks.start_soon(ask, number, name, question)
+    return [*checks, *(answer for answer in answers if answer is not None)]
+
+
+def _validity(trust: Trust) -> Check:
+    """Whether signatures that are made now could be verified with these certificates."""
+    now = datetime.now(UTC)
+    for kind, authorities in (
+        ("certificate authority", trust.root.certificate_authorities),
+        ("timestamper", trust.root.timestamp_authorities),
+    ):
+        if not authorities and kind == "timestamper":
+            continue
+        if not any(_current(authority, now) for authority in authorities):
+            found = f"no {kind} is valid at this machine's time, {now:%Y-%m-%d %H:%M} UTC"
+            return Check(
+                "trusted root", False, found, "set the clock, or make a new trust for new signatures"
+            )
+    return Check("trusted root", True, "its certificates are valid now", "")
+
+
+def _current(authority: CertificateAuthority, now: datetime) -> bool:
+    period = authority.valid_for
+    return (
+        period.start <= now
+        and (period.end is None or now < period.end)
+        and all(one.not_valid_before_utc <= now <= one.not_valid_after_utc for one in _chain(authority))
+    )
+
+
+def _chain(authority: CertificateAuthority) -> list[x509.Certificate]:
+    return [x509.load_der_x509_certificate(one.raw_bytes) for one in authority.cert_chain.certificates]
+
+
+class _Asking:
+    """The questions to a trust's services. Each answers in words, or raises SupplyChainError."""
+
+    def __init__(self, trust: Trust, client: ServiceClient) -> None:
+        self._trust = trust
+        self._client = client
+
+    def asks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+        """Kind and question of each service to sign with; none for a trust that can only verify."""
+        config = self._trust.config
+        if config is None:
+            return []
+        kinds: tuple[tuple[str, Sequence[Service], Callable[[Service], Awaitable[str]]], ...] = (
+            ("issuer", config.oidc_urls, self._issuer),
+            ("certificate authority", config.ca_urls, self._authority),
+            ("transparency log", config.rekor_tlog_urls, self._log),
+            ("timestamper", config.tsa_urls, self._timestamper),
+        )
+        return [
+            (kind, partial(question, service)) for kind, services, question in kinds for service in services
+        ]
+
+    async def _issuer(self, service: Service) -> str:
+        name, expected = await self._client.issuer_name(service.url), self._issuer_name(service)
+        if name != expected:
+            raise TrustError(
+                f"{service.url}: calls itself {name[:200]!r}, expected {expected!r}",
+                "certificates carry the name that the issuer gives itself: write that in the trust",
+            )
+        return f"{service.url}: reachable, with keys"
+
+    def _issuer_name(self, service: Service) -> str:
+        embedded = self._trust.embedded
+        return embedded.issuer if embedded else service.url
+
+    async def _authority(self, service: Service) -> str:
+        """Its roots are trusted, and it knows the issuer."""
+        roots = {fingerprint(_chain(one)[-1]) for one in self._trust.root.certificate_authorities}
+        answered = [chain for chain in await self._client.authority_chains(service.url) if chain]
+        strangers = [chain for chain in answered if fingerprint(chain[-1]) not in roots]
+        if strangers or not answered:
+            found = fingerprint(strangers[0][-1]) if strangers else "none"
+            raise TrustError(
+                f"{service.url}: its root is {found}, the trusted root has {', '.join(sorted(roots))}",
+                _RENEWED,
+            )
+        issuers = await self._client.issuers(service.url)
+        config = self._trust.config
+        wanted = [self._issuer_name(one) for one in config.oidc_urls] if config else []
+        for issuer in wanted:
+            if issuer not in issuers and not any("*" in one for one in issuers):
+                raise TrustError(
+                    f"{service.url}: does not know the issuer {issuer}, but {', '.join(issuers) or 'none'}",
+                    f'add to its configuration, under oidc-issuers: "{issuer}": '
+                    f'{{issuer-url: "{issuer}", client-id: sigstore, type: …}}',
+                )
+        return f"{service.url}: its root {fingerprint(answered[0][-1])} is trusted, it knows the issuer"
+
+    async def _log(self, service: Service) -> str:
+        """Its newest checkpoint is by a trusted key, and its origin is that log's host."""
+        text = await self._client.checkpoint(service.url, service.major_api_version)
+        if text is None:
+            return f"{service.url}: reachable, its checkpoint is served elsewhere, its key not seen"
+        checkpoint = read_checkpoint(text, service.url)
+        host = checkpoint.origin.split(" ")[0]
+        known = {
+            urlsplit(log.base_url).hostname or "": log.public_key.raw_bytes for log in self._trust.root.tlogs
+        }
+        if host in known:
+            with suppress(UnsupportedAlgorithm):
+                if checkpoint.signed_by(host, load_der_public_key(known[host] or b"")):
+                    return (
+                        f"{service.url}: its key is trusted as {host}, it has {checkpoint.tree_size} entries"
+                    )
+            raise TrustError(f"{service.url}: its checkpoint is not by the trusted key of {host}", _RENEWED)
+        raise TrustError(
+            f"{service.url}: its checkpoints are of {host[:200]!r}, "
+            f"the trusted root has {', '.join(sorted(known))}",
+            "start the log with its URL's host as its origin: clients take the origin from the URL",
+        )
+
+    async def _timestamper(self, service: Service) -> str:
+        """It stamps with a trusted certificate, at this machine's time."""
+        refused: SupplyChainError | None = None
+        for authority in self._trust.root.timestamp_authorities:
+            chain = _chain(authority)
+            if len(chain) < 2:
+                continue
+            try:
+                stamped = await self._client.stamp(service.url, chain)
+            except TrustError as error:
+                refused = error
+                continue
+            ahead = datetime.now(UTC) - stamped
+            if abs(ahead) > _CLOCK:
+                seconds = abs(ahead).total_seconds()
+                side = "ahead of" if ahead > timedelta(0) else "behind"
+                raise TrustError(
+                    f"{service.url}: this machine's clock is {seconds:.0f} s {side} its",
+                    "set this machine's clock (timedatectl set-ntp true), or the timestamper's",
+                )
+            return f"{service.url}: its certificate is trusted, the clocks agree"
+        raise refused or TrustError(
+            f"{service.url}: the trusted root has no timestamper with its whole chain",
+            "make a new trust with --tsa-chain",
+        )
