@@ -6,17 +6,19 @@ import json
 import signal
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
+from cryptography import x509
 
 from pipelines.commands.doctor import print_checks
 from pipelines.errors import UsageError
 from supply_chain.trust import Trust, init_embedded, load_trust, running
 from supply_chain.trust.check import check_trust
-from supply_chain.trust.instances import Instance, init_instance, init_public
+from supply_chain.trust.instances import Instance, init_instance, init_public, read_certificates
 from supply_chain.trust.show import show
 
 # The options of a private instance, by how they are called; True: it can't be asked of a service.
@@ -92,16 +94,17 @@ def _check(args: Namespace) -> int:
 
 
 def _serve(args: Namespace) -> int:
-    anyio.run(_serving, _embedded(args.trust), args.json)
+    roots = [root for path in args.certificate_root or () for root in read_certificates(path)]
+    anyio.run(_serving, _embedded(args.trust), roots, args.json)
     return 0
 
 
-async def _serving(trust: Trust, as_json: bool) -> None:
+async def _serving(trust: Trust, roots: Sequence[x509.Certificate], as_json: bool) -> None:
     """Serve where the trust's signing configuration says, until a signal."""
     assert trust.config is not None
     port = urlsplit(trust.config.ca_urls[0].url).port
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with running(trust, port=port or 0) as served:
+        async with running(trust, port=port or 0, certificate_roots=roots) as served:
             assert served.config is not None
             url = served.config.ca_urls[0].url
             if as_json:

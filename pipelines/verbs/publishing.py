@@ -50,6 +50,14 @@ def _trust(verbs: Verbs) -> None:
     init.add_argument(
         "--tsa-chain", type=Path, metavar="PEM", help="the authority's certificates (else asked of it)"
     )
+    serve = trust.add_argument_group("serve")
+    serve.add_argument(
+        "--certificate-root",
+        type=Path,
+        action="append",
+        metavar="PEM",
+        help="an authority elsewhere whose certificates this trust's certificate log takes too; repeatable",
+    )
     token = trust.add_argument_group("token")
     token.add_argument("--as", dest="identity", metavar="ID", help="an email address, or a URI")
 
@@ -131,11 +139,6 @@ def _verify(verbs: Verbs) -> None:
     vouched = verify.add_mutually_exclusive_group(required=True)
     vouched.add_argument("--issuer", metavar="URL", help="who vouches for the signer, exactly")
     vouched.add_argument("--issuer-regexp", metavar="RE", help="who vouches, matched as a whole")
-    verify.add_argument(
-        "--layers",
-        action="store_true",
-        help="in a registry too, read every layer and check its digest (a layout's always are)",
-    )
     verify.add_argument(
         "--lock", type=Path, metavar="FILE", help="also require that it was built from this lock"
     )

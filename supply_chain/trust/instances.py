@@ -66,12 +66,12 @@ async def init_instance(folder: Path, instance: Instance) -> None:
     log_key, certificate_log_key = _key(instance.log_key), _key(instance.certificate_log_key)
     async with service_client() as client:
         if instance.authority_chain:
-            chains = [_ordered(_certificates(instance.authority_chain), str(instance.authority_chain))]
+            chains = [_ordered(read_certificates(instance.authority_chain), str(instance.authority_chain))]
         else:
             answered = await client.authority_chains(urls.authority)
             chains = [_ordered(chain, urls.authority) for chain in answered]
         if instance.timestamper_chain:
-            where, given = str(instance.timestamper_chain), _certificates(instance.timestamper_chain)
+            where, given = str(instance.timestamper_chain), read_certificates(instance.timestamper_chain)
         else:
             where, given = urls.timestamper, await client.timestamper_chain(urls.timestamper)
     timestamper = _ordered(given, where)
@@ -119,7 +119,8 @@ def _key(path: Path) -> PublicKeyTypes:
         ) from None
 
 
-def _certificates(path: Path) -> list[x509.Certificate]:
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """The certificates in a PEM file. Raises TrustError."""
     try:
         return x509.load_pem_x509_certificates(_read(path))
     except ValueError:
