@@ -13,7 +13,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-from pipelines.errors import DiskImageError, StageError
+from pipelines.errors import DiskImageError
 from pipelines.verbs import building, publishing
 from pipelines.verbs.arguments import Parser
 
@@ -61,8 +61,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def _report(error: DiskImageError, *, as_json: bool) -> None:
-    stage = error.stage if isinstance(error, StageError) else ""
     if as_json:
-        print(json.dumps({"error": error.what, "hint": error.hint, "stage": stage or None}))
-    where = f"stage {stage}: " if stage else ""
-    print(f"error: {where}{error.what}\n  to do: {error.hint}", file=sys.stderr)
+        print(json.dumps(error.to_json()))
+    print(f"error: {error.where}{error.what}\n  to do: {error.hint}", file=sys.stderr)

@@ -26,6 +26,15 @@ class DiskImageError(Exception):
     def __str__(self) -> str:
         return self.what
 
+    @property
+    def where(self) -> str:
+        """What stands before `what` when it is shown: the stage or step, with its colon."""
+        return ""
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return {"error": self.what, "hint": self.hint, "stage": None}
+
 
 class UsageError(DiskImageError):
     """The command line is wrong."""
@@ -53,3 +62,10 @@ class StageError(DiskImageError):
     code: str = "failed"
     details: tuple[str, ...] = ()
     log: Path | None = field(default=None)
+
+    @property
+    def where(self) -> str:
+        return f"stage {self.stage}: " if self.stage else ""
+
+    def to_json(self) -> dict[str, object]:
+        return {**super().to_json(), "stage": self.stage or None}

@@ -77,6 +77,14 @@ class VerificationError(SupplyChainError):
     expected: str = ""
     found: str = ""
 
+    @property
+    def where(self) -> str:
+        return f"{self.step}: " if self.step else ""
+
+    def to_json(self) -> dict[str, object]:
+        named = {"step": self.step, "expected": self.expected, "found": self.found}
+        return {**super().to_json(), **named}
+
 
 @dataclass(eq=False)
 class OtherSigner(VerificationError):

@@ -140,6 +140,11 @@ def _verify(verbs: Verbs) -> None:
     vouched.add_argument("--issuer", metavar="URL", help="who vouches for the signer, exactly")
     vouched.add_argument("--issuer-regexp", metavar="RE", help="who vouches, matched as a whole")
     verify.add_argument(
+        "--layers",
+        action="store_true",
+        help="in a registry too, read every layer and check its digest (a layout's always are)",
+    )
+    verify.add_argument(
         "--lock", type=Path, metavar="FILE", help="also require that it was built from this lock"
     )
     _registry(verify)

@@ -66,8 +66,7 @@ class Referrers:
         Entries whose manifest is gone, or refers to something else, are none.
         """
         found: list[Referrer] = []
-        listed = {entry.digest: entry async for entry in self._listed(subject)}
-        for entry in listed.values():
+        for entry in await self.entries(subject):
             if entry.media_type != MANIFEST:
                 continue
             document = await self._manifests.find(entry.digest)
@@ -80,6 +79,10 @@ class Referrers:
                 described = referrer_descriptor(document.content, manifest)
                 found.append(Referrer(described, manifest, document.content))
         return found
+
+    async def entries(self, subject: str) -> Sequence[Descriptor]:
+        """What is listed as the referrers of `subject`, each digest once; nothing of it is fetched."""
+        return list({entry.digest: entry async for entry in self._listed(subject)}.values())
 
     async def attach(self, content: bytes) -> Descriptor:
         """Write a manifest that has a subject, and see to it that listing the subject's referrers finds

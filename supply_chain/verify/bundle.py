@@ -8,7 +8,8 @@ Bundle v0.3: https://docs.sigstore.dev/about/bundle/. What is checked, in this o
 3. sigstore-python: a trusted timestamp authority (or the log, with its signed promise) says when; at that
    time the certificate was valid and chains to the trusted authority; a certificate-transparency log has it;
    the signer is one that the policy names; the transparency log's signed checkpoint includes the entry; the
-   envelope's signature is the certificate's; the entry is of this envelope, signature and certificate.
+   envelope's signature is the certificate's; the entry is of this envelope, signature and certificate. All
+   keys of authority and logs are those that the trusted root calls valid at that time.
 4. What sigstore-python leaves open: the checkpoint is of the proof's tree size, the entry's index is the
    proof's, and no time or promise stands there unsigned.
 5. The payload is a statement about one image.
@@ -17,31 +18,30 @@ Bundle v0.3: https://docs.sigstore.dev/about/bundle/. What is checked, in this o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from supply_chain.errors import InvalidDocument, TrustError, VerificationError
 from supply_chain.oci import parse_object
-from supply_chain.statement import PAYLOAD_TYPE, STATEMENT_LIMIT, Statement, parse_statement
+from supply_chain.referrer import BUNDLE, BUNDLE_LIMIT
+from supply_chain.statement import PAYLOAD_TYPE, Statement, parse_statement
 from supply_chain.verify.policy import Signer, SignerPolicy, signer_of
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
-    from sigstore.models import Bundle, TrustedRoot
+    from sigstore.models import Bundle
     from sigstore.verify import Verifier
+    from sigstore_models.common.v1 import TimeRange
+    from sigstore_models.trustroot.v1 import TrustedRoot as RootDocument
 
-# The statement in base64, and some kilobytes of certificate, timestamp and proof.
-BUNDLE_LIMIT = STATEMENT_LIMIT // 3 * 4 + 128 * 1024
-
-MEDIA_TYPES = (
-    "application/vnd.dev.sigstore.bundle.v0.3+json",
-    "application/vnd.dev.sigstore.bundle+json;version=0.3",
-)
+# Version 0.3 has two spellings.
+MEDIA_TYPES = (BUNDLE, "application/vnd.dev.sigstore.bundle+json;version=0.3")
 _Result = TypeVar("_Result")
 _HINT = "don't trust it; have the image signed again"
+_COMPLETE = "complete it, or name another trust"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class VerifiedBundle:
 
 
 class BundleVerifier:
-    """Verifies bundles against one trusted root. Never asks a network."""
+    """Verifies bundles against one trusted root (Trust.root). Never asks a network."""
 
-    def __init__(self, trusted_root: TrustedRoot) -> None:
-        self._trusted_root = trusted_root
+    def __init__(self, root: RootDocument) -> None:
+        self._root = root
 
     def verify(self, content: bytes, policy: SignerPolicy, what: str) -> VerifiedBundle:
         """The statement in a bundle by a signer whom `policy` names.
@@ -68,7 +68,7 @@ class BundleVerifier:
         bundle = parse_bundle(content, what)
         if bundle._dsse_envelope is None:  # (2)
             raise _refused(what, "content", "a DSSE envelope", "a plain signature")
-        signer, (payload_type, payload) = self.hold(
+        signer, time, (payload_type, payload) = self.hold(
             bundle, policy, what, lambda verifier, names: verifier.verify_dsse(bundle, names)
         )
         if payload_type != PAYLOAD_TYPE:  # (2)
@@ -77,23 +77,22 @@ class BundleVerifier:
             statement = parse_statement(payload, what)  # (5)
         except InvalidDocument as error:
             raise VerificationError(error.what, error.hint) from None
-        # Which timestamps were good enough is known to nobody but sigstore-python.
-        times = [result.time for result in self._verifier._establish_time(bundle)]
-        return VerifiedBundle(statement, signer, max(times))
+        return VerifiedBundle(statement, signer, time)
 
     def hold(
         self, bundle: Bundle, policy: SignerPolicy, what: str, verify: Callable[[Verifier, _Names], _Result]
-    ) -> tuple[Signer, _Result]:
+    ) -> tuple[Signer, datetime, _Result]:
         """Steps 3 and 4, with `verify` as the method of sigstore-python that fits the bundle's content."""
         from sigstore.errors import Error, MetadataError
 
         names = _Names(policy)
         try:
-            result = verify(self._verifier, names)  # (3)
+            times = [result.time for result in self._verifier._establish_time(bundle)]
+            result = verify(self._of_time(bundle, times, what), names)  # (3)
         except (VerificationError, TrustError):
             raise
         except MetadataError as error:
-            raise TrustError(f"trusted root: {error}", "complete it, or name another trust") from None
+            raise TrustError(f"trusted root: {error}", _COMPLETE) from None
         except Error as error:
             raise _invalid(what, str(error)) from None
         except Exception as error:
@@ -101,17 +100,54 @@ class BundleVerifier:
             raise _invalid(what, f"{type(error).__name__}: {error}") from None
         assert names.signer is not None
         _check_log_entry(bundle, what)  # (4)
-        return names.signer, result
+        return names.signer, max(times), result
 
     @cached_property
     def _verifier(self) -> Verifier:
+        return self._verifier_of(self._root)
+
+    def _of_time(self, bundle: Bundle, times: Sequence[datetime], what: str) -> Verifier:
+        """A verifier that knows only what the trusted root calls valid at all these times: a key that was
+        retired, since it may have been stolen, signs nothing any more. sigstore-python leaves this open for
+        all but timestamps.
+        """
+        if not times:
+            raise _refused(what, "time", "one that a trusted authority has signed", "none")
+        root = self._root
+        kept = root.model_copy(
+            update={
+                "certificate_authorities": [
+                    one for one in root.certificate_authorities if _includes(one.valid_for, times)
+                ],
+                "tlogs": [one for one in root.tlogs if _includes(one.public_key.valid_for, times)],
+                "ctlogs": [
+                    one
+                    for one in root.ctlogs
+                    if _includes(one.public_key.valid_for, _logged(bundle.signing_certificate))
+                ],
+            }
+        )
+        if kept == root:
+            return self._verifier
+        for name, found in (
+            ("certificate authority", kept.certificate_authorities),
+            ("transparency log", kept.tlogs),
+            ("certificate log", kept.ctlogs),
+        ):
+            if not found:
+                expected = f"a {name} that the trust calls valid at {max(times)}"
+                raise _refused(what, "trust", expected, "none")
+        return self._verifier_of(kept)
+
+    def _verifier_of(self, root: RootDocument) -> Verifier:
         from sigstore.errors import Error
+        from sigstore.models import TrustedRoot
         from sigstore.verify import Verifier
 
         try:
-            return Verifier(trusted_root=self._trusted_root)
+            return Verifier(trusted_root=TrustedRoot(root))
         except (Error, ValueError) as error:
-            raise TrustError(f"trusted root: {error}", "complete it, or name another trust") from None
+            raise TrustError(f"trusted root: {error}", _COMPLETE) from None
 
 
 class _Names:
@@ -170,6 +206,27 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _includes(period: TimeRange | None, times: Sequence[datetime]) -> bool:
+    """Whether all times are within the period, its ends included."""
+    if period is None:
+        return True
+    end = period.end
+    return all(period.start <= time and (end is None or time <= end) for time in times)
+
+
+def _logged(certificate: Certificate) -> list[datetime]:
+    """When certificate logs say that they took the certificate in."""
+    from cryptography import x509
+
+    try:
+        timestamps = certificate.extensions.get_extension_for_class(
+            x509.PrecertificateSignedCertificateTimestamps
+        )
+    except x509.ExtensionNotFound:
+        return []
+    return [one.timestamp.replace(tzinfo=UTC) for one in timestamps.value]
 
 
 def _check_log_entry(bundle: Bundle, what: str) -> None:

@@ -77,7 +77,7 @@ class Rule:
             ) from None
 
     def __str__(self) -> str:
-        return f"a match of {self.text}" if self.regexp else self.text
+        return f"to match {self.text}" if self.regexp else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class SignerPolicy:
         ):
             if not rule.matches(found):
                 raise OtherSigner(
-                    f"signed by {signer}: {what}: expected {rule}, found {found}",
+                    f"signed by {signer}, expected the {what} {rule}",
                     "if that signer may be trusted, name it with --identity and --issuer",
                     expected=str(rule),
                     found=found,

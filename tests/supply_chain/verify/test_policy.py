@@ -75,7 +75,7 @@ def test_both_rules_must_be_met_by_regexps_too() -> None:
         identity_regexp=r"https://git\.example/.+", issuer_regexp=r"https://git\.example/.+"
     )
     policy.check(Signer(WORKFLOW, ISSUER))
-    with pytest.raises(OtherSigner, match="issuer: expected a match of"):
+    with pytest.raises(OtherSigner, match="expected the issuer to match https"):
         policy.check(Signer(WORKFLOW, "https://evil.example"))
 
 

@@ -1,0 +1,57 @@
+"""disk-image verify: an image's signature, SBOM and provenance, and that they say what is there."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+
+import anyio
+
+from supply_chain.errors import VerificationError
+from supply_chain.trust import load_trust
+from supply_chain.verify.image import Verified, verify_image
+from supply_chain.verify.policy import signer_policy
+from supply_chain.verify.source import open_source
+from supply_chain.verify.steps import Done, Step
+
+_WIDTH = max(len(step) for step in Step)
+
+
+def run(args: Namespace) -> int:
+    """Verify; each step gets a line, up to the first that does not hold."""
+    policy = signer_policy(
+        identity=args.identity,
+        identity_regexp=args.identity_regexp,
+        issuer=args.issuer,
+        issuer_regexp=args.issuer_regexp,
+    )
+    trust = load_trust(args.trust)
+    lock = None if args.lock is None else args.lock.read_bytes()
+
+    def show(step: Step, how: str) -> None:
+        if not args.json:
+            print(f"{step.number}  {step:<{_WIDTH}}  {how}", flush=True)
+
+    def held(done: Done) -> None:
+        show(done.step, f"ok      {done.found}")
+
+    async def verify() -> Verified:
+        async with open_source(args.image, plain_http=args.plain_http, ca_file=args.ca_file) as source:
+            return await verify_image(
+                source, trust, policy, lock=lock, read_layers=args.layers or None, on_step=held
+            )
+
+    try:
+        verified = anyio.run(verify)
+    except VerificationError as error:
+        if error.step:
+            show(Step(error.step), "FAILED")
+        raise
+    if args.json:
+        print(json.dumps(verified.to_json()))
+        return 0
+    for each in verified.ignored:
+        print(f"passed over {each.digest}: {each.why}")
+    print(f"{verified.image} is {verified.digest}")
+    print(f"signed by {verified.identity} on {verified.signed_at:%Y-%m-%d %H:%M:%S} UTC")
+    return 0
