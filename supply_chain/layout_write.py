@@ -1,0 +1,97 @@
+"""Hanging bundles on the image in an OCI image layout on disk.
+
+Readers, and a kill at any moment, find the index from before or the one from after: blobs are there and on
+disk before the index names them, and files come into being by rename(2). What is there is never written to,
+since a layout's files may be links into a store. The image stays the index's first manifest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from supply_chain.errors import LayoutError
+from supply_chain.layout import Layout, open_layout
+from supply_chain.oci import EMPTY_CONTENT, digest_of
+from supply_chain.referrer import Referrer
+
+
+def hang(layout: Layout, referrers: Sequence[Referrer], *, replacing: Collection[str] = ()) -> Layout:
+    """The layout with `referrers` in its index, and without the manifests of the digests `replacing`.
+
+    Whatever else has come into the index since `layout` was read stays. Raises LayoutError when the layout
+    can't be written, or holds another image by now; then its index is as it was.
+    """
+    folder = layout.folder
+    try:
+        with _locked(folder):
+            now = open_layout(folder)
+            if now.image.digest != layout.image.digest:
+                raise LayoutError(
+                    f"{folder}: holds another image by now: expected {layout.image.digest}, "
+                    f"found {now.image.digest}",
+                    "sign the image that is there",
+                )
+            blobs = folder / "blobs" / "sha256"
+            for content in (
+                EMPTY_CONTENT,
+                *(part for one in referrers for part in (one.bundle, one.content)),
+            ):
+                path = blobs / digest_of(content).removeprefix("sha256:")
+                if not _holds(path, content):
+                    _write(path, content)
+            _sync(blobs)
+            first, *others = now.index.manifests
+            new = {one.descriptor.digest: one.descriptor for one in referrers}
+            kept = [entry for entry in others if entry.digest not in {*replacing, *new}]
+            index = now.index.model_copy(update={"manifests": (first, *kept, *new.values())})
+            _write(folder / "index.json", index.to_bytes())
+            _sync(folder)
+    except OSError as error:
+        raise LayoutError(
+            f"{folder}: can't be written: {error.strerror or error}",
+            "see that there is space, and that the folder and blobs/sha256 in it are yours to write to",
+        ) from None
+    return open_layout(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer at a time, so that none overwrites the other's entries."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except FileNotFoundError:
+        return False
+
+
+def _write(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.{token_hex(4)}")
+    try:
+        with fresh.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
