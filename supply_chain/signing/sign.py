@@ -22,21 +22,23 @@ from pathlib import Path
 import anyio
 
 from pipelines.definition import Json
-from supply_chain.errors import InvalidDocument, ServiceDown, VerificationError
+from supply_chain.errors import InvalidDocument, ServiceDown
 from supply_chain.layout import Layout, open_layout
 from supply_chain.layout_write import hang
-from supply_chain.oci import DOCUMENT_LIMIT, parse_object
+from supply_chain.oci import parse_object
 from supply_chain.provenance import BuildRecord, complete, parse_provenance, read_build_record
-from supply_chain.referrer import read_referrer, write_referrer
+from supply_chain.referrer import write_referrer
 from supply_chain.registry.retry import Policy
 from supply_chain.sbom import read_sbom
 from supply_chain.signing.services import POLICY, Services, services
 from supply_chain.signing.sigstore_signer import open_signer, signing_config
 from supply_chain.signing.token_sources import identity_token
-from supply_chain.statement import PROVENANCE, SBOM, SIGNATURE, Statement, statement_bytes
+from supply_chain.statement import PROVENANCE, SBOM, SIGNATURE, statement_bytes
 from supply_chain.trust import Trust, running
 from supply_chain.verify.bundle import BundleVerifier
 from supply_chain.verify.policy import Rule, Signer, SignerPolicy
+from supply_chain.verify.signatures import Signed, Statements, read_bundles
+from supply_chain.verify.source import LayoutSource
 
 # The three statements, in the order of their manifests.
 KINDS = (SIGNATURE, SBOM, PROVENANCE)
@@ -111,33 +113,25 @@ async def _sign(
     identity: str | None,
 ) -> SignResult:
     token = await identity_token(trust, asking, environment, file=token_file, identity=identity)  # (3)
-    there = await anyio.to_thread.run_sync(_bundles, layout, trust)
-    for who, bundles in there.items():
-        if who.issuer == token.issuer and token.may_name(who.identity) and parts.are(who, bundles):  # (4)
-            return _result(layout, who, bundles, signed=False)
+    there = await _bundles(layout, trust)
+    for who, said in there.items():
+        if who.issuer == token.issuer and token.may_name(who.identity) and parts.are(who, said):  # (4)
+            return _already(layout, who, said)
     signer = await open_signer(trust, token, asking)  # (5)
     who = Signer(signer.identity, signer.issuer)
-    old = there.get(who, {})
+    old: Statements = there.get(who, {})
     if parts.are(who, old):  # (5)
-        return _result(layout, who, old, signed=False)
+        return _already(layout, who, old)
     referrers = []
     for kind, statement in parts.statements(who).items():  # (6)
         signed = await signer.sign(statement)  # (7)
         referrers.append(
             write_referrer(signed.bundle, layout.image, predicate_type=kind, created=signed.time)
         )
-    replaced = {one.manifest for one in old.values()}
+    replaced = {one.referrer for said in old.values() for one in said}
     await anyio.to_thread.run_sync(lambda: hang(layout, referrers, replacing=replaced))  # (8)
     manifests = dict(zip(KINDS, (one.descriptor.digest for one in referrers), strict=True))
     return SignResult(layout.image.digest, who.identity, who.issuer, True, manifests)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A statement that hangs on the image already, by its manifest's digest."""
-
-    manifest: str
-    statement: Statement
 
 
 @dataclass(frozen=True)
@@ -157,19 +151,20 @@ class _Parts:
         }
         return {kind: statement_bytes(self.image, kind, predicates[kind]) for kind in KINDS}
 
-    def are(self, signer: Signer, found: Mapping[str, _Found]) -> bool:
-        """Whether `found`, by this signer, says all of it. Provenance of another run of the same build, by
-        the same builder, says it too: it made this image, and is no reason to sign again.
+    def are(self, signer: Signer, found: Statements) -> bool:
+        """Whether the newest of `found`, by this signer, say all of it. Provenance of another run of the
+        same build says it too: it made this image, and is no reason to sign again.
         """
-        if set(found) != set(KINDS) or any(one.statement.digest != self.image for one in found.values()):
+        if found.keys() != set(KINDS):
             return False
+        predicates = {kind: said[0].bundle.statement.predicate for kind, said in found.items()}
         try:
-            provenance = parse_provenance(found[PROVENANCE].statement.predicate, "provenance")
+            provenance = parse_provenance(predicates[PROVENANCE], "provenance")
         except InvalidDocument:
             return False
         return (
-            found[SIGNATURE].statement.predicate == {}
-            and found[SBOM].statement.predicate == self.sbom
+            predicates[SIGNATURE] == {}
+            and predicates[SBOM] == self.sbom
             and provenance.build_definition == self.record.build_definition
             and provenance.run_details.builder.id == signer.identity
         )
@@ -188,27 +183,21 @@ def _read_parts(layout: Layout) -> _Parts:
     return _Parts(layout.image.digest, sbom, read_build_record(layout.folder))
 
 
-def _bundles(layout: Layout, trust: Trust) -> dict[Signer, dict[str, _Found]]:
-    """What the layout's bundles say by signer and predicate type: the newest of each that verifies. What
-    does not may be another trust's, and is none of our business.
+async def _bundles(layout: Layout, trust: Trust) -> dict[Signer, dict[str, list[Signed]]]:
+    """What hangs on the image already, by signer and predicate type, the newest first. What does not verify
+    may be another trust's, and is none of our business.
     """
-    verifier = BundleVerifier(trust.trusted_root)
-    found: dict[Signer, dict[str, _Found]] = {}
-    for entry in layout.index.manifests[1:]:
-        what = f"{layout.folder}: manifest {entry.digest}"
-        try:
-            content = layout.read(entry, limit=DOCUMENT_LIMIT)
-            bundle = read_referrer(content, layout.image.digest, what)
-            if bundle is None:
-                continue
-            verified = verifier.verify(layout.read(bundle, limit=bundle.size), _ANYONE, what)
-        except (InvalidDocument, VerificationError):
-            continue
-        one = _Found(entry.digest, verified.statement)
-        found.setdefault(verified.signer, {})[verified.statement.predicate_type] = one
+    source, image = LayoutSource(layout), layout.image.digest
+    hanging = await source.referrers(image)
+    signed, _ = await read_bundles(source, hanging, image, BundleVerifier(trust.root), _ANYONE)
+    found: dict[Signer, dict[str, list[Signed]]] = {}
+    for one in sorted(signed, key=lambda one: one.bundle.time, reverse=True):
+        found.setdefault(one.bundle.signer, {}).setdefault(one.bundle.statement.predicate_type, []).append(
+            one
+        )
     return found
 
 
-def _result(layout: Layout, who: Signer, found: Mapping[str, _Found], *, signed: bool) -> SignResult:
-    manifests = {kind: found[kind].manifest for kind in KINDS}
-    return SignResult(layout.image.digest, who.identity, who.issuer, signed, manifests)
+def _already(layout: Layout, who: Signer, said: Statements) -> SignResult:
+    manifests = {kind: said[kind][0].referrer for kind in KINDS}
+    return SignResult(layout.image.digest, who.identity, who.issuer, False, manifests)

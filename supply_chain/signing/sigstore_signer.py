@@ -34,8 +34,9 @@ from sigstore._internal.timestamp import (
     TimestampSource,
     TimestampVerificationResult,
 )
-from sigstore.models import SigningConfig, TrustedRoot
+from sigstore.models import SigningConfig
 from sigstore.verify import Verifier
+from sigstore_models.trustroot.v1 import TrustedRoot
 
 from supply_chain.errors import SigningError, SupplyChainError, TokenError, TrustError, VerificationError
 from supply_chain.registry.wire import Answer
@@ -97,7 +98,7 @@ def _open(trust: Trust, token: IdentityToken, services: Services) -> SigstoreSig
     Bridge(services, _AUTHORITY, partial(_refused_token, where, token)).carry(fulcio.session)
     with _usable(where, token.secret):
         client, certificate = _certificate(where, token, context, verifier)
-        signer = SigstoreSigner(client, certificate, log, timestampers, root, services)
+        signer = SigstoreSigner(client, certificate, log, timestampers, trust.root, services)
     for timestamper in timestampers:
         timestamper.certificate = certificate
     return signer

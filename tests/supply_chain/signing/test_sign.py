@@ -55,9 +55,7 @@ def verified(layout: Layout, trust: Trust, result: SignResult) -> dict[str, Veri
         content = layout.read(listed[digest], limit=DOCUMENT_LIMIT)
         bundle = read_referrer(content, layout.image.digest, kind)
         assert bundle is not None
-        found[kind] = BundleVerifier(trust.trusted_root).verify(
-            layout.read(bundle, limit=1 << 20), policy, kind
-        )
+        found[kind] = BundleVerifier(trust.root).verify(layout.read(bundle, limit=1 << 20), policy, kind)
     return found
 
 
