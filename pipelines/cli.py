@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from pipelines.errors import DiskImageError
-from pipelines.verbs import building, publishing
+from pipelines.verbs import building, platform, publishing
 from pipelines.verbs.arguments import Parser
 
 EXIT_INTERRUPTED = 130
@@ -26,6 +26,7 @@ def parser() -> Parser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     building.declare(verbs)
     publishing.declare(verbs)
+    platform.declare(verbs)
     return top
 
 

@@ -1,0 +1,94 @@
+"""The platform over HTTP: a FastAPI application, and what runs beside it as long as it serves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from platform_server.errors import Refused, TooOften, shown
+from platform_server.limits import BodyLimits
+from platform_server.state_folder import Platform
+
+log = logging.getLogger(__name__)
+
+PREFIX = "/api/v1/system"
+
+
+def create_app(platform: Platform) -> FastAPI:
+    """The application. Its lifespan runs the verification workers and the sweeps, and ends them."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            yield
+            tasks.cancel_scope.cancel()
+
+    app = FastAPI(
+        title="Disk image platform",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{PREFIX}/openapi.json",
+    )
+    app.state.platform = platform
+    app.add_middleware(BodyLimits, limits=platform.settings.limits, streamed=lambda path: False)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Answers as soon as the platform serves."""
+        return {"status": "ok"}
+
+    return app
+
+
+def answer_refused(request: Request, error: Refused) -> JSONResponse:
+    """An error as every route answers it."""
+    headers = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, TooOften) else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _answer(error.status, error.what, error.hint, headers)
+
+
+def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    """FastAPI's own finding as one line: field, rule, value."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    found = "" if first["type"] == "missing" else f", found {shown(first.get('input'))}"
+    return _answer(422, f"{where}: {first['msg']}{found}", "correct the field, then send it again")
+
+
+def _http(request: Request, error: HTTPException) -> JSONResponse:
+    hint = f"{PREFIX}/openapi.json lists every path and method"
+    return _answer(
+        error.status_code, f"{request.method} {shown(request.url.path)}: {error.detail}", hint, error.headers
+    )
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(
+        500, "the platform failed to answer", "its log has the reason; the request may be sent again"
+    )
+
+
+def _answer(status: int, what: str, hint: str, headers: Any = None) -> JSONResponse:
+    return JSONResponse({"success": False, "error": what, "hint": hint}, status, headers)
+
+
+_HANDLERS: dict[Any, Callable[..., JSONResponse]] = {
+    Refused: answer_refused,
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+    Exception: _unexpected,
+}

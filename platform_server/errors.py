@@ -1,0 +1,108 @@
+"""What the platform refuses, with the HTTP status that says so.
+
+    DiskImageError            a failure with what to do about it (pipelines.errors)
+    ├── StateError            the state folder or its database can't be used
+    └── Refused               a request that is not carried out; `status` is the HTTP status
+        ├── Invalid           422: `field`, `value` and `rule`
+        ├── Unauthenticated   401: no token, or none that is known
+        ├── Forbidden         403: the token lacks a permission
+        ├── Missing           404: not there, or another account's, which looks the same
+        ├── Conflict          409: it contradicts what is there
+        ├── TooLarge          413
+        ├── TooOften          429: `retry_after` seconds
+        └── TooSlow           408
+
+Every text may be shown to whoever sent the request, so none may hold a secret of somebody else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.errors import DiskImageError
+
+_SHOWN = 80
+
+
+class StateError(DiskImageError):
+    """The state folder, its key or its database is missing, foreign or older than this program."""
+
+
+class Refused(DiskImageError):
+    """A request is not carried out, and nothing was changed."""
+
+    status = 400
+
+
+@dataclass(eq=False)
+class Invalid(Refused):
+    """A field breaks a rule."""
+
+    what: str = ""
+    hint: str = "correct the field, then send it again"
+    field: str = ""
+    value: object = None
+    rule: str = ""
+
+    status = 422
+
+    def __post_init__(self) -> None:
+        self.what = self.what or f"{self.field}: expected {self.rule}, found {shown(self.value)}"
+
+
+class Unauthenticated(Refused):
+    """There is no token, or the platform does not know it."""
+
+    status = 401
+
+
+class Forbidden(Refused):
+    """The token is known and lacks a permission."""
+
+    status = 403
+
+
+class Missing(Refused):
+    """There is no such thing in the caller's account."""
+
+    status = 404
+
+
+class Conflict(Refused):
+    """The request contradicts what is there."""
+
+    status = 409
+
+
+class TooLarge(Refused):
+    """More bytes than the platform reads."""
+
+    status = 413
+
+
+class TooSlow(Refused):
+    """The request did not arrive in time."""
+
+    status = 408
+
+
+@dataclass(eq=False)
+class TooOften(Refused):
+    """More requests than the platform takes."""
+
+    retry_after: float = 1.0
+
+    status = 429
+
+
+def missing(kind: str, name: object) -> Missing:
+    """The Missing of one thing by its id or name."""
+    return Missing(
+        f"{kind} {shown(name)}: not in this account", f"list what is there, then name one of the {kind}s"
+    )
+
+
+def shown(value: object) -> str:
+    """A value from outside as it may stand in an error: printable, and no longer than a line."""
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,0 +1,102 @@
+"""The state folder: `platform.db`, the key that seals secrets, and uploads; its owner's alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from platform_server.accounts import first_account
+from platform_server.database import Database
+from platform_server.errors import Conflict, StateError
+from platform_server.migrations.run import migrate, require_newest
+from platform_server.sealing import Sealer, make_key, read_key
+from platform_server.settings import Settings
+
+
+def now() -> datetime:
+    """The time of this machine, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """An open platform: what every part of it works with."""
+
+    folder: Path
+    database: Database
+    sealer: Sealer
+    settings: Settings = field(default_factory=Settings)
+    clock: Callable[[], datetime] = now
+
+    @property
+    def uploads(self) -> Path:
+        """Where uploaded images are."""
+        return self.folder / "uploads"
+
+
+def initialise(folder: Path, at: datetime) -> str:
+    """Make a platform in `folder`; the administrator's token, which is nowhere else.
+
+    What a killed run left is completed. Raises StateError when there is a platform already.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "uploads").mkdir(mode=0o700, exist_ok=True)
+        make_key(_key(folder))
+    except OSError as error:
+        raise StateError(
+            f"{folder}: {error.strerror or error}", "name a folder that can be written"
+        ) from None
+    database = _database(folder)
+    try:
+        migrate(database)
+        return database.write_now(lambda session: first_account(session, at))
+    except Conflict as error:
+        raise StateError(f"{folder}: {error.what}", error.hint) from None
+    finally:
+        database.close()
+
+
+def open_platform(
+    folder: Path, settings: Settings | None = None, clock: Callable[[], datetime] = now
+) -> Platform:
+    """The platform in `folder`. Raises StateError when there is none, or its schema is another one."""
+    if not _file(folder).is_file():
+        raise StateError(f"{folder}: no platform's state", f"disk-image platform init --state {folder}")
+    sealer = Sealer(read_key(_key(folder)))
+    database = _database(folder)
+    try:
+        require_newest(database)
+    except BaseException:
+        database.close()
+        raise
+    return Platform(folder, database, sealer, settings or Settings(), clock)
+
+
+def migrate_folder(folder: Path, revision: str) -> str | None:
+    """Migrate the platform in `folder`; the revision before."""
+    if not _file(folder).is_file():
+        raise StateError(f"{folder}: no platform's state", f"disk-image platform init --state {folder}")
+    database = _database(folder)
+    try:
+        return migrate(database, revision)
+    finally:
+        database.close()
+
+
+def _database(folder: Path) -> Database:
+    file = _file(folder)
+    # SQLite would make it readable for everyone, by the umask.
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return Database(f"sqlite:///{file.absolute()}")
+
+
+def _file(folder: Path) -> Path:
+    return folder / "platform.db"
+
+
+def _key(folder: Path) -> Path:
+    return folder / "secrets.key"

@@ -1,0 +1,351 @@
+"""The database's tables. Column names are those that the answers of the API use.
+
+Times are UTC. Ids are UUIDs of version 7: ordered by creation, so that a list's next page starts after the
+last id of the one before. What has a name in one account only carries the account's id in its unique keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from platform_server.identifiers import new_id
+from platform_server.states import Status
+
+_HOLDS_IMAGE = "status IN ('published', 'retired') AND published_at IS NOT NULL"
+_HOLDS_COMMIT = (
+    f"git_sha IS NOT NULL AND (status IN ('queued', 'awaiting_upload', 'verifying') OR ({_HOLDS_IMAGE}))"
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware time, kept in UTC; SQLite itself knows no zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _words(words: type[StrEnum]) -> Enum:
+    """One of a few words, which the database checks."""
+    return Enum(
+        words,
+        native_enum=False,
+        create_constraint=True,
+        length=24,
+        name=words.__name__.lower(),
+        values_callable=lambda kind: [word.value for word in kind],
+    )
+
+
+class Base(DeclarativeBase):
+    """Every table. Constraints have names, so that a migration can change them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {datetime: UtcTime, dict[str, Any]: JSON, Sequence[str]: JSON, str: Text}
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    created_at: Mapped[datetime]
+
+
+class WebhookStatus(StrEnum):
+    """A webhook takes deliveries, rests, or is gone for good."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    REVOKED = "revoked"
+
+
+class WorkerStatus(StrEnum):
+    """The reference's words."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    REVOKED = "revoked"
+
+
+class WorkerRole(StrEnum):
+    """`ci_worker` uploads and publishes images; `service` runs the account's sweeps from outside."""
+
+    CI_WORKER = "ci_worker"
+    SERVICE = "service"
+
+
+class InstanceStatus(StrEnum):
+    """Whether a node may still boot its image."""
+
+    RUNNING = "running"
+    TERMINATED = "terminated"
+
+
+class Account(Base):
+    """Whose everything else is."""
+
+    __tablename__ = "accounts"
+
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class User(Base):
+    """A person or program that operates an account."""
+
+    __tablename__ = "users"
+    __table_args__ = (UniqueConstraint("account_id", "name"),)
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    name: Mapped[str]
+
+
+class Token(Base):
+    """A user's token: only its digest. It has the permissions that it was made with."""
+
+    __tablename__ = "tokens"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    permissions: Mapped[Sequence[str]]
+    revoked_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A machine that speaks for an account; its token is kept as a digest."""
+
+    __tablename__ = "workers"
+    __table_args__ = (Index(None, "account_id", "id"),)
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    name: Mapped[str]
+    description: Mapped[str | None]
+    role: Mapped[WorkerRole] = mapped_column(_words(WorkerRole))
+    status: Mapped[WorkerStatus] = mapped_column(_words(WorkerStatus), default=WorkerStatus.ACTIVE)
+    token_digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    last_seen_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime]
+
+
+class NodePlatform(Base):
+    """A kind of node and the images for it. `default_publication_id` is what new nodes boot; the
+    `disk_image_` columns are about the newest publication.
+    """
+
+    __tablename__ = "node_platforms"
+    __table_args__ = (UniqueConstraint("account_id", "name"), Index(None, "account_id", "id"))
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    name: Mapped[str]
+    description: Mapped[str | None]
+    arch: Mapped[str] = mapped_column(String(16))
+    cosign_identity_regexp: Mapped[str | None]
+    cosign_issuer_regexp: Mapped[str | None]
+    trusted_registries: Mapped[Sequence[str]]
+    disk_image_retention_count: Mapped[int]
+    disk_image_oci_ref: Mapped[str | None]
+    disk_image_publication_status: Mapped[str] = mapped_column(String(24), default="none")
+    disk_image_publication_error: Mapped[str | None]
+    default_publication_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("publications.id", use_alter=True), index=True
+    )
+    updated_at: Mapped[datetime]
+
+
+class Webhook(Base):
+    """Where a pipeline reports images. Until `previous_until` the secret before the rotation counts too."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (UniqueConstraint("account_id", "label_key"), Index(None, "account_id", "id"))
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    label: Mapped[str]
+    # the label without case: it is unique so
+    label_key: Mapped[str]
+    status: Mapped[WebhookStatus] = mapped_column(_words(WebhookStatus), default=WebhookStatus.ACTIVE)
+    secret: Mapped[bytes]
+    secret_preview: Mapped[str] = mapped_column(String(8))
+    previous_secret: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
+    plain_signatures: Mapped[bool] = mapped_column(default=True)
+    received_count: Mapped[int] = mapped_column(BigInteger, default=0)
+    last_received_at: Mapped[datetime | None]
+    last_rotated_at: Mapped[datetime | None]
+    created_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
+    updated_at: Mapped[datetime]
+
+
+class Publication(Base):
+    """One image for one platform, from the first word of it to its end. `states.py` moves it.
+
+    Until it is verified, git_sha, sha256, size_bytes and oci_digest are what the sender said, or null; once
+    published, what was found. `duplicate_of_id` is set on a failed row whose image another has published.
+    """
+
+    __tablename__ = "publications"
+    __table_args__ = (
+        Index(None, "account_id", "id"),
+        Index(None, "node_platform_id", "id"),
+        Index(None, "node_platform_id", "status", "id"),
+        Index(None, "status", "id"),
+        Index(None, "oci_digest"),
+        # Two rows can't both claim a commit, nor both have published an image.
+        Index(
+            "uq_publications_commit",
+            "node_platform_id",
+            "arch",
+            "git_sha",
+            unique=True,
+            sqlite_where=text(_HOLDS_COMMIT),
+            postgresql_where=text(_HOLDS_COMMIT),
+        ),
+        Index(
+            "uq_publications_image",
+            "node_platform_id",
+            "arch",
+            "oci_digest",
+            unique=True,
+            sqlite_where=text(_HOLDS_IMAGE),
+            postgresql_where=text(_HOLDS_IMAGE),
+        ),
+    )
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    node_platform_id: Mapped[UUID] = mapped_column(ForeignKey("node_platforms.id"))
+    webhook_id: Mapped[UUID | None] = mapped_column(ForeignKey("webhooks.id"))
+    worker_id: Mapped[UUID | None] = mapped_column(ForeignKey("workers.id"))
+    correlation_id: Mapped[str]
+    status: Mapped[Status] = mapped_column(_words(Status), default=Status.QUEUED)
+    arch: Mapped[str] = mapped_column(String(16))
+    git_sha: Mapped[str | None]
+    oci_ref: Mapped[str | None]
+    oci_digest: Mapped[str | None]
+    sha256: Mapped[str | None]
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    firmware_ref: Mapped[str | None]
+    # what the sender said, as it came
+    payload: Mapped[dict[str, Any]]
+    upload_sha256: Mapped[str | None]
+    upload_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    cosign_verified: Mapped[bool] = mapped_column(default=False)
+    certificate_identity: Mapped[str | None]
+    certificate_issuer: Mapped[str | None]
+    sbom_digest: Mapped[str | None]
+    provenance_digest: Mapped[str | None]
+    error_message: Mapped[str | None]
+    duplicate_of_id: Mapped[UUID | None] = mapped_column(ForeignKey("publications.id"))
+    attempt_count: Mapped[int] = mapped_column(default=0)
+    awaiting_upload_at: Mapped[datetime | None]
+    verifying_at: Mapped[datetime | None]
+    verified_at: Mapped[datetime | None]
+    published_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    retired_at: Mapped[datetime | None]
+    reactivated_at: Mapped[datetime | None]
+    purge_started_at: Mapped[datetime | None]
+    purge_blocked: Mapped[str | None]
+    purged_at: Mapped[datetime | None]
+    stuck_reported_at: Mapped[datetime | None]
+
+
+class Delivery(Base):
+    """A webhook's delivery that was answered with a publication: its replays get the same answer.
+
+    `delivery_key` is `id:` and the webhook-id, or `body:` and the body's sha256 where there is no id.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "delivery_key"),
+        Index(None, "webhook_id", "body_sha256"),
+        Index(None, "created_at"),
+    )
+
+    webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.id"))
+    delivery_key: Mapped[str]
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    publication_id: Mapped[UUID] = mapped_column(ForeignKey("publications.id"))
+
+
+class Job(Base):
+    """A publication that waits to be verified; its id is the publication's. Whoever verifies it holds the
+    lease, and only the holder may write the outcome.
+    """
+
+    __tablename__ = "verification_jobs"
+    __table_args__ = (Index(None, "available_at"),)
+
+    id: Mapped[UUID] = mapped_column(ForeignKey("publications.id"), primary_key=True)
+    # not before then; while it is leased, when the lease ends
+    available_at: Mapped[datetime]
+    lease: Mapped[UUID | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    last_error: Mapped[str | None]
+
+
+class Event(Base):
+    """Something that happened, written in the transaction that did it."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index(None, "account_id", "id"), Index(None, "account_id", "kind", "id"))
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    kind: Mapped[str]
+    severity: Mapped[str] = mapped_column(String(16))
+    source: Mapped[str]
+    correlation_id: Mapped[str | None] = mapped_column(index=True)
+    payload: Mapped[dict[str, Any]]
+
+
+class Instance(Base):
+    """A node, and the publication that it boots until it is terminated."""
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        Index(None, "account_id", "id"),
+        Index(None, "publication_id", "status"),
+    )
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    node_platform_id: Mapped[UUID] = mapped_column(ForeignKey("node_platforms.id"))
+    publication_id: Mapped[UUID] = mapped_column(ForeignKey("publications.id"))
+    name: Mapped[str]
+    status: Mapped[InstanceStatus] = mapped_column(_words(InstanceStatus), default=InstanceStatus.RUNNING)
+    terminated_at: Mapped[datetime | None]

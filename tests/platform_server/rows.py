@@ -1,0 +1,65 @@
+"""Rows as tests need them, straight in the database."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from platform_server.identifiers import new_id
+from platform_server.tables import Account, NodePlatform, Publication
+
+
+def first_account_id(session: Session) -> UUID:
+    return session.scalars(select(Account.id).order_by(Account.id).limit(1)).one()
+
+
+def node_platform(session: Session, at: datetime, name: str = "debian", **fields: Any) -> NodePlatform:
+    """A node platform in the first account."""
+    values: dict[str, Any] = {
+        "account_id": first_account_id(session),
+        "arch": "amd64",
+        "trusted_registries": [],
+        "disk_image_retention_count": 3,
+        "created_at": at,
+        "updated_at": at,
+    }
+    row = NodePlatform(name=name, **(values | fields))
+    session.add(row)
+    session.flush()
+    return row
+
+
+def publication(session: Session, at: datetime, platform: NodePlatform, **fields: Any) -> Publication:
+    """A queued publication, or one with other columns."""
+    values: dict[str, Any] = {
+        "account_id": platform.account_id,
+        "node_platform_id": platform.id,
+        "correlation_id": str(new_id()),
+        "arch": platform.arch,
+        "oci_ref": "registry.example/os/debian:13",
+        "payload": {},
+        "created_at": at,
+    }
+    row = Publication(**(values | fields))
+    session.add(row)
+    session.flush()
+    return row
+
+
+def verified(number: int = 1) -> dict[str, Any]:
+    """The columns of an image that was verified."""
+    return {
+        "cosign_verified": True,
+        "oci_digest": f"sha256:{number:064x}",
+        "sha256": f"{number:064x}",
+        "git_sha": f"{number:040x}",
+        "size_bytes": 1000 + number,
+        "certificate_identity": "https://git.example/org/image",
+        "certificate_issuer": "https://git.example",
+        "sbom_digest": f"sha256:{number:063x}a",
+        "provenance_digest": f"sha256:{number:063x}b",
+    }

@@ -1,0 +1,43 @@
+"""The real server on loopback, in a thread of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from platform_server.serve import listen, server
+from platform_server.state_folder import Platform
+
+
+@contextmanager
+def serving(platform: Platform) -> Iterator[tuple[str, int]]:
+    """Host and port of the platform, served for as long as the block lasts."""
+    started = threading.Event()
+    listening = listen("127.0.0.1", 0)
+    running: uvicorn.Server = server(platform, started.set)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        assert started.wait(30), "the server did not start"
+        yield listening.getsockname()
+    finally:
+        running.should_exit = True
+        thread.join(30)
+        listening.close()
+
+
+def talk(address: tuple[str, int], content: bytes, seconds: float = 20.0) -> bytes:
+    """Send bytes on a connection, and everything that comes back until it is closed."""
+    with socket.create_connection(address, timeout=seconds) as connection:
+        connection.sendall(content)
+        answer = b""
+        try:
+            while part := connection.recv(65536):
+                answer += part
+        except ConnectionResetError:
+            pass
+        return answer

@@ -1,0 +1,80 @@
+"""The state folder: whose it is, what a second or killed `init` does, and the key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from platform_server.errors import StateError
+from platform_server.sealing import Sealer, make_key, read_key
+from platform_server.state_folder import initialise, open_platform
+from platform_server.tokens import authenticate
+from tests.platform_server.conftest import START, Made
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_only_the_owner_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        initialise(tmp_path / "state", START)
+    finally:
+        os.umask(before)
+    assert _mode(tmp_path / "state") == 0o700
+    assert {path.name: _mode(path) for path in (tmp_path / "state").iterdir()} == {
+        "platform.db": 0o600,
+        "secrets.key": 0o600,
+        "uploads": 0o700,
+    }
+
+
+def test_a_second_init_is_refused_and_changes_nothing(made: Made) -> None:
+    key = (made.folder / "secrets.key").read_bytes()
+    with pytest.raises(StateError, match="set up already"):
+        initialise(made.folder, START)
+    assert (made.folder / "secrets.key").read_bytes() == key
+    platform = open_platform(made.folder)
+    assert platform.database.read_now(lambda on: authenticate(on, made.admin_token)).name == "admin"
+    platform.database.close()
+
+
+def test_init_completes_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    make_key(tmp_path / "state" / "secrets.key")
+    (tmp_path / "state" / "platform.db").touch()
+    assert initialise(tmp_path / "state", START).startswith("pnu_")
+
+
+def test_a_folder_without_a_platform_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="no platform's state") as raised:
+        open_platform(tmp_path)
+    assert "disk-image platform init" in raised.value.hint
+
+
+@pytest.mark.parametrize("damage", ["readable by others", "missing", "short"])
+def test_a_key_that_may_be_known_or_is_lost_is_refused(made: Made, damage: str) -> None:
+    key = made.folder / "secrets.key"
+    if damage == "readable by others":
+        key.chmod(0o640)
+    elif damage == "missing":
+        key.unlink()
+    else:
+        key.write_bytes(b"short")
+    with pytest.raises(StateError, match=r"secrets\.key: "):
+        open_platform(made.folder)
+
+
+def test_a_secret_opens_with_its_key_for_its_owner_alone(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_key(tmp_path / name)
+    sealer = Sealer(read_key(tmp_path / "one"))
+    sealed = sealer.seal("pndis_secret", "webhook 1")
+    assert b"secret" not in sealed
+    assert sealer.open(sealed, "webhook 1") == "pndis_secret"
+    for other, owner in ((sealer, "webhook 2"), (Sealer(read_key(tmp_path / "two")), "webhook 1")):
+        with pytest.raises(StateError, match="does not open"):
+            other.open(sealed, owner)
