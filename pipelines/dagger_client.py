@@ -25,7 +25,7 @@ from stages.shared.canonical_tar import unpack
 
 def build_with_engine(
     plan: Plan,
-    target: str,
+    targets: Sequence[str],
     sources: Sources,
     store: Store,
     *,
@@ -33,10 +33,8 @@ def build_with_engine(
     reporter: Reporter,
     base: str | None = None,
     jobs: int | None = None,
-    also: Sequence[tuple[str, str]] = (),
 ) -> Results:
-    """Run what `target` needs on a Dagger engine; the target's outputs, and `also` (stage, output), are in
-    the store afterwards.
+    """Run what `targets` need on a Dagger engine; the targets' outputs are in the store afterwards.
 
     Folders among the archives are handed in as pools are: the engine may be on another machine. The caller
     holds `store.use()`. Raises EngineError for the engine, StageError for a stage, StoreError for the store.
@@ -53,11 +51,11 @@ def build_with_engine(
                 store.root / "logs" / plan.name,
                 jobs=jobs or JOBS,
             )
-            finished = await build.run((target,))
-            wanted = [(target, output.name) for output in plan.stage(target).outputs]
+            finished = await build.run(targets)
+            wanted = [(stage, output.name) for stage in targets for output in plan.stage(stage).outputs]
             outputs: dict[str, dict[str, Stored]] = {}
             signatures: dict[str, dict[str, Signature]] = {}
-            for stage, name in (*wanted, *also):
+            for stage, name in wanted:
                 signed = signatures.setdefault(stage, {})
                 outputs.setdefault(stage, {})[name] = await _pulled(build, store, stage, name, signed)
         records = {

@@ -7,6 +7,7 @@ Adding a stage is one folder under stages/ and one entry here. Sets and stages, 
     mirror-kernel → kernel                    vmlinuz, modules, release
     mirror-initramfs → initramfs
     rootfs → composefs → image                the OCI layout
+    image → sbom                              what is in it and what it was made with, as SPDX
     image → boot                              QEMU's verdict
 """
 
@@ -41,14 +42,16 @@ def numbered(prefix: str, index: int) -> str:
     return f"{prefix}-{index:04d}"
 
 
+def tool_sets(recipe: Recipe) -> tuple[str, ...]:
+    """The sets of tools that building `recipe` runs."""
+    return ("packages", "image", *(("kernel",) if isinstance(recipe.kernel, SourceKernel) else ()))
+
+
 def plan(recipe: Recipe, lock: Lock, tools: Lock) -> Plan:
-    """The full build of `recipe`; `image.layout` is the image."""
+    """The full build of `recipe`; `image.layout` is the image, `sbom.document` its SBOM."""
     epoch = recipe.source_date_epoch
-    kernel_set = "kernel" if isinstance(recipe.kernel, SourceKernel) else None
     stages = [
-        *_tools("packages", tools),
-        *_tools("image", tools),
-        *(_tools(kernel_set, tools) if kernel_set else ()),
+        *(stage for name in tool_sets(recipe) for stage in _tools(name, tools)),
         _mirror("mirror-root", lock.of_set("root")),
         _mirror("mirror-kernel", lock.of_set("kernel")),
         _mirror("mirror-initramfs", lock.of_set("initramfs")),
@@ -65,6 +68,7 @@ def plan(recipe: Recipe, lock: Lock, tools: Lock) -> Plan:
         ),
         _initramfs(recipe),
         _image(recipe),
+        _sbom(recipe, lock, tools),
     ]
     return Plan(recipe.platform_slug, tuple(stages))
 
@@ -237,5 +241,39 @@ def _image(recipe: Recipe) -> Stage:
             "cmdline": list(recipe.cmdline),
             "variants": list(recipe.variants),
         },
-        outputs=(Output("layout", OutputKind.FILES),),
+        outputs=(Output("layout", OutputKind.FILES), Output("manifest")),
     )
+
+
+def _sbom(recipe: Recipe, lock: Lock, tools: Lock) -> Stage:
+    ran = [file for file in tools.packages if set(file.sets) & set(tool_sets(recipe))]
+    locked: dict[str, Json] = {
+        name: [_named(file) for file in lock.of_set(name)] for name in ("root", "kernel", "initramfs")
+    }
+    return Stage(
+        name="sbom",
+        program=_program("sbom", "deb", *_TAR, "purl"),
+        source_date_epoch=recipe.source_date_epoch,
+        tools=StageOutput("tools-image", "tree"),
+        inputs={
+            "manifest": StageOutput("image", "manifest"),
+            "release": StageOutput("kernel", "release"),
+            "modules": StageOutput("kernel", "modules"),
+            "initramfs": StageOutput("initramfs", "initramfs"),
+            "packages": StageOutput("packages", "tree"),
+            "kernel": StageOutput("mirror-kernel", "repository"),
+            "runtime": StageOutput("mirror-initramfs", "repository"),
+        },
+        params={
+            "name": recipe.platform_slug,
+            "suite": recipe.suite,
+            "arch": recipe.arch,
+            **locked,
+            "tools": [_named(file) for file in ran],
+        },
+        outputs=(Output("document"),),
+    )
+
+
+def _named(file: LockedFile) -> Json:
+    return {"name": file.name, "version": file.version, "arch": file.arch, "sha256": file.sha256}

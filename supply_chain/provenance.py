@@ -10,26 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from pipelines.definition import Json, canonical_json
+from supply_chain.beside import REBUILD, build_record_path, read_beside
 from supply_chain.errors import InvalidDocument, LayoutError
 from supply_chain.layout import open_layout
 from supply_chain.oci import DOCUMENT_LIMIT, Digest, parse_object
 
 # Raised when the meaning of a parameter changes.
-BUILD_TYPE = "https://powernode.org/disk-image-ci/image/v1"
-# The names that resolved dependencies without a package URL have.
-SOURCE, RECIPE_LOCK, TOOLS_LOCK, PLAN, PROGRAMS = "source", "lock", "tools-lock", "plan", "programs"
-RECIPE_FILE = "recipe:"
+BUILD_TYPE: Final = "https://powernode.org/disk-image-ci/image/v1"
 
 GIT_SHA = r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$"
 _TIME = r"^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z$"
 _HINT = "don't trust it; build and sign the image again"
-_REBUILD = "write it anew: disk-image build RECIPE --output LAYOUT"
 
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _GitSha = Annotated[str, Field(pattern=GIT_SHA)]
@@ -113,7 +110,9 @@ class BuildDefinition(_Model):
         return self.external_parameters.git_sha
 
     def dependency(self, name: str) -> ResourceDescriptor | None:
-        """The dependency of that name (`SOURCE`, `RECIPE_LOCK`, … , `recipe:PATH`)."""
+        """The dependency of that name: `lock`, `tools-lock`, `recipe:PATH`, `plan`, `programs` or `source`
+        (the commit).
+        """
         return next((each for each in self.resolved_dependencies if each.name == name), None)
 
     def packages(self) -> Mapping[str, str]:
@@ -203,17 +202,6 @@ def parse_provenance(predicate: Mapping[str, Any], what: str) -> Provenance:
     return _validated(Provenance, predicate, what, _HINT)
 
 
-def build_record_path(layout: Path) -> Path:
-    """`LAYOUT.build.json`."""
-    return beside(layout, "build.json")
-
-
-def beside(layout: Path, suffix: str) -> Path:
-    """The path of what belongs to a layout but is no part of it: `LAYOUT.<suffix>`."""
-    folder = layout if layout.name not in ("", "..") else layout.resolve()
-    return folder.with_name(f"{folder.name}.{suffix}")
-
-
 def read_build_record(layout: Path) -> BuildRecord:
     """The record that `disk-image build` wrote beside the layout's folder. Raises LayoutError when it is not
     there, not a record, or names another image than the layout's index does.
@@ -221,30 +209,18 @@ def read_build_record(layout: Path) -> BuildRecord:
     path = build_record_path(layout)
     content = read_beside(path, DOCUMENT_LIMIT)
     try:
-        record = _validated(BuildRecord, parse_object(content, str(path)), str(path), _REBUILD)
+        record = _validated(BuildRecord, parse_object(content, str(path)), str(path), REBUILD)
     except InvalidDocument as error:
-        raise LayoutError(error.what, _REBUILD) from None
+        raise LayoutError(error.what, REBUILD) from None
     check_image(path, layout, record.image)
     return record
-
-
-def read_beside(path: Path, limit: int) -> bytes:
-    """A file that `build` wrote beside a layout, at most `limit` bytes; LayoutError otherwise."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except OSError as error:
-        raise LayoutError(f"{path}: {error.strerror or error}", _REBUILD) from None
-    if len(content) > limit:
-        raise LayoutError(f"{path}: expected at most {limit} bytes, found more", _REBUILD)
-    return content
 
 
 def check_image(path: Path, layout: Path, image: str) -> None:
     """Raise LayoutError unless the layout's image is `image`, the one that the file at `path` is about."""
     if (found := open_layout(layout).image.digest) != image:
         raise LayoutError(
-            f"{path}: expected it to be about {found}, as {layout} holds, found {image}", _REBUILD
+            f"{path}: expected it to be about {found}, as {layout} holds, found {image}", REBUILD
         )
 
 

@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from supply_chain.beside import REBUILD, read_beside, sbom_path
 from supply_chain.errors import InvalidDocument, LayoutError
 from supply_chain.oci import parse_object
-from supply_chain.provenance import beside, check_image, read_beside
+from supply_chain.provenance import check_image
 from supply_chain.statement import STATEMENT_LIMIT
 
 DOCUMENT_ID = "SPDXRef-DOCUMENT"
 _HINT = "don't trust it; build and sign the image again"
-_REBUILD = "write it anew: disk-image build RECIPE --output LAYOUT"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _Id = Annotated[str, Field(pattern=r"^SPDXRef-[A-Za-z0-9.-]+$")]
 
@@ -93,11 +93,6 @@ class _Document(_Model):
     relationships: tuple[_Relationship, ...] = Field(strict=False)
 
 
-def sbom_path(layout: Path) -> Path:
-    """`LAYOUT.sbom.json`."""
-    return beside(layout, "sbom.json")
-
-
 def read_sbom(layout: Path) -> bytes:
     """The SBOM that `disk-image build` wrote beside the layout's folder. Raises LayoutError when it is not
     there, not an SBOM, or of another image than the layout's index names.
@@ -107,7 +102,7 @@ def read_sbom(layout: Path) -> bytes:
     try:
         sbom = parse_sbom(parse_object(content, str(path)), str(path))
     except InvalidDocument as error:
-        raise LayoutError(error.what, _REBUILD) from None
+        raise LayoutError(error.what, REBUILD) from None
     check_image(path, layout, sbom.image)
     return content
 

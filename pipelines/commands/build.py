@@ -1,23 +1,30 @@
-"""disk-image build: run a recipe's plan and write the image's OCI layout."""
+"""disk-image build: run a recipe's plan and write the image's OCI layout, its SBOM and its build record."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
+from pipelines.build_record import Run, definition, write_build_record
+from pipelines.checkout import git_sha
 from pipelines.commands.request import Request, load_request
 from pipelines.errors import StageError, UsageError
 from pipelines.export import export_layout
 from pipelines.local import Pending, Results, Transport, cached
 from pipelines.store import Store
+from supply_chain.beside import build_record_path, sbom_path, write_beside
 
+FSVERITY = "containers.composefs.fsverity"
 # The mirror's word for a locked file that no place has any more.
 GONE = "gone"
 
 
 def run(args: Namespace) -> int:
     """Build; with nothing to do it reads and hashes every input, and loads no scheduler."""
+    started = datetime.now(UTC)
     store = Store(args.store)
     with store.use():
         request = load_request(args, store)
@@ -31,14 +38,42 @@ def run(args: Namespace) -> int:
             "tools_lock": str(request.tools_lock_path.absolute()),
         }
         if target == "image":
-            digest = store.blob(results.output("composefs", "digest").content.digest).read_text().strip()
+            digest = _composefs_digest(store.blob(results.output("image", "manifest").content.digest))
             manifest = export_layout(store, results.output("image", "layout"), args.output)
             told |= {"manifest_digest": f"sha256:{manifest}", "composefs_digest": f"sha256:{digest}"}
+            if args.output is not None:
+                told |= _documents(args, request, results, store, f"sha256:{manifest}", started)
     if args.json:
         print(json.dumps(told))
     else:
         _say(args, told, request.plan.name, results, store, target)
     return 0
+
+
+def _composefs_digest(manifest: Path) -> str:
+    """The root's fs-verity digest (hex), as its layer is annotated."""
+    annotated = (layer.get("annotations", {}) for layer in json.loads(manifest.read_bytes())["layers"])
+    found: str = next(each[FSVERITY] for each in annotated if FSVERITY in each)
+    return found.removeprefix("sha256:")
+
+
+def _documents(
+    args: Namespace, request: Request, results: Results, store: Store, image: str, started: datetime
+) -> dict[str, object]:
+    """Write SBOM and build record beside the layout; say where they are and which commit was built."""
+    commit = git_sha(args.git_sha, request.folder, request.files(), request.programs())
+    sbom, record = sbom_path(args.output), build_record_path(args.output)
+    write_beside(sbom, store.blob(results.output("sbom", "document").content.digest).read_bytes())
+    write_build_record(record, image, definition(request, commit), _this_run(args, started))
+    return {"sbom": str(sbom), "build_record": str(record), "git_sha": commit}
+
+
+def _this_run(args: Namespace, started: datetime) -> Run:
+    if args.executor == "local":
+        return Run("local", started)
+    from pipelines.dagger_engine import BASE, VERSION
+
+    return Run(f"dagger {VERSION}", started, args.base or BASE)
 
 
 def _target(request: Request, args: Namespace) -> str:
@@ -79,8 +114,8 @@ def _results(args: Namespace, request: Request, target: str, store: Store) -> tu
 
 
 def _outputs(target: str) -> tuple[str, ...]:
-    """What must be in the store in the end: of the whole image also the digest that is printed."""
-    return ("image", "composefs") if target == "image" else (target,)
+    """What must be in the store in the end: of the whole image also its SBOM."""
+    return ("image", "sbom") if target == "image" else (target,)
 
 
 def _run(args: Namespace, request: Request, target: str, store: Store, anew: Sequence[str]) -> Results:
@@ -90,9 +125,8 @@ def _run(args: Namespace, request: Request, target: str, store: Store, anew: Seq
         from pipelines.dagger_client import build_with_engine
 
         return build_with_engine(
-            request.plan, target, request.sources, store,
+            request.plan, _outputs(target), request.sources, store,
             transport=transport(args), reporter=reporter(), base=args.base, jobs=args.jobs,
-            also=(("composefs", "digest"),) if target == "image" else (),
         )  # fmt: skip
     from pipelines.local import run as run_plan
 
@@ -132,4 +166,6 @@ def _say(
     print(f"composefs digest  {told['composefs_digest']}")
     if args.output is not None:
         print(f"image             {args.output}")
+        print(f"SBOM              {told['sbom']}")
+        print(f"build record      {told['build_record']}")
         print(f"next              disk-image boot {args.output}")

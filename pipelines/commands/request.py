@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.definition import Plan, Stage, canonical_json
+from pipelines.definition import Json, Plan, RecipeFile, Stage, canonical_json
 from pipelines.errors import RecipeError, StoreError
 from pipelines.sources import PROJECT, Sources
 
@@ -29,18 +29,39 @@ if TYPE_CHECKING:
 TOOLS_LOCK = PROJECT / "stages" / "tools.lock"
 LOCK_TOOLS = "disk-image lock --tools"
 # The code that turns the files into a plan.
-_PLANNER = ("commands/request.py", "definition.py", "lock.py", "plan.py", "recipe.py", "toml_model.py")
+_PLANNER = (
+    "pipelines/build_definition.py", "pipelines/commands/request.py", "pipelines/definition.py",
+    "pipelines/keys.py", "pipelines/lock.py", "pipelines/plan.py", "pipelines/recipe.py",
+    "pipelines/toml_model.py", "stages/shared/purl.py", "supply_chain/provenance.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Request:
-    """One recipe with the locks in force."""
+    """One recipe with the locks in force. `definition` is what they settle of SLSA's build definition
+    (build_definition.py).
+    """
 
     folder: Path
     lock_path: Path
     tools_lock_path: Path
     plan: Plan
+    definition: dict[str, Json]
     sources: Sources
+
+    def files(self) -> list[Path]:
+        """The recipe, its locks, and the files beside it that a stage reads."""
+        inputs = (wanted for stage in self.plan.stages for wanted in stage.inputs.values())
+        beside = {wanted.path for wanted in inputs if isinstance(wanted, RecipeFile)}
+        names = ("recipe.toml", *sorted(beside))
+        return [*(self.folder / name for name in names), self.lock_path, self.tools_lock_path]
+
+    def programs(self) -> dict[Path, str]:
+        """Every file of the stages' programs, and its sha256."""
+        found: dict[str, str] = {}
+        for stage in self.plan.stages:
+            found |= self.sources.program(stage.program)
+        return {self.sources.project / path: sha256 for path, sha256 in found.items()}
 
 
 def load_request(args: Namespace, store: Store) -> Request:
@@ -53,15 +74,18 @@ def load_request(args: Namespace, store: Store) -> Request:
 def with_locks(folder: Path, lock_path: Path, tools_lock_path: Path, store: Store) -> Request:
     """The plan of the recipe in `folder` under these locks."""
     kept = _kept(store, folder / "recipe.toml", lock_path, tools_lock_path)
-    plan = _read(kept) if kept else None
-    if plan is None:
-        plan = _plan(folder, lock_path, tools_lock_path)
+    planned = _read(kept) if kept else None
+    if planned is None:
+        planned = _plan(folder, lock_path, tools_lock_path)
         if kept:
+            plan, definition = planned
             stages = [stage.to_json() for stage in plan.stages]
             # A store that can't be written may still hold everything that is needed.
             with suppress(StoreError):
-                store.write(kept, canonical_json({"name": plan.name, "stages": stages}))
-    return Request(folder, lock_path, tools_lock_path, plan, Sources(recipe=folder))
+                store.write(
+                    kept, canonical_json({"name": plan.name, "stages": stages, "definition": definition})
+                )
+    return Request(folder, lock_path, tools_lock_path, *planned, Sources(recipe=folder))
 
 
 def _kept(store: Store, *files: Path) -> Path | None:
@@ -70,22 +94,24 @@ def _kept(store: Store, *files: Path) -> Path | None:
     """
     digest = hashlib.sha256(platform.machine().encode())
     try:
-        for path in (*files, *(PROJECT / "pipelines" / name for name in _PLANNER)):
+        for path in (*files, *(PROJECT / name for name in _PLANNER)):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     except OSError:
         return None
     return store.root / "plans" / f"{digest.hexdigest()}.json"
 
 
-def _read(kept: Path) -> Plan | None:
+def _read(kept: Path) -> tuple[Plan, dict[str, Json]] | None:
     try:
         loaded = json.loads(kept.read_bytes())
-        return Plan(loaded["name"], tuple(Stage.from_json(stage) for stage in loaded["stages"]))
+        plan = Plan(loaded["name"], tuple(Stage.from_json(stage) for stage in loaded["stages"]))
+        return plan, loaded["definition"]
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         return None
 
 
-def _plan(folder: Path, lock_path: Path, tools_lock_path: Path) -> Plan:
+def _plan(folder: Path, lock_path: Path, tools_lock_path: Path) -> tuple[Plan, dict[str, Json]]:
+    from pipelines.build_definition import planned
     from pipelines.lock import load_lock
     from pipelines.plan import plan
     from pipelines.recipe import check_host_arch, load_recipe
@@ -95,7 +121,13 @@ def _plan(folder: Path, lock_path: Path, tools_lock_path: Path) -> Plan:
     lock = load_lock(lock_path, f"disk-image lock {folder}")
     tools = load_tools_lock(tools_lock_path, recipe.arch)
     _check_lock(recipe, folder, lock, lock_path)
-    return plan(recipe, lock, tools)
+    made = plan(recipe, lock, tools)
+    documents = {
+        "recipe:recipe.toml": (folder / "recipe.toml").read_bytes(),
+        "lock": lock_path.read_bytes(),
+        "tools-lock": tools_lock_path.read_bytes(),
+    }
+    return made, planned(recipe, lock, tools, made, documents)
 
 
 def load_tools_lock(path: Path, arch: str) -> Lock:

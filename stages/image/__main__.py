@@ -1,4 +1,6 @@
-"""vmlinuz, release, initramfs, metadata, digest, objects, tree → layout: an OCI artifact in one folder."""
+"""vmlinuz, release, initramfs, metadata, digest, objects, tree → layout, manifest: an OCI artifact in one
+folder, and its manifest once more, for what only has to name it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ _OBJECT = re.compile(r"([0-9a-f]{64}) (\d+) (\d+) (\S+)")
 
 
 def program(job: Job) -> None:
-    """Write the layout."""
+    """Write the layout and the manifest."""
     for variant in job.params["variants"]:
         if variant not in VARIANTS:
             raise Failure(
@@ -63,6 +65,7 @@ def program(job: Job) -> None:
         )
     config = layout.add_bytes(CONFIG, canonical_json(documents.config(facts)))
     image = layout.finish(ARTIFACT, config, layers)
+    job.output("manifest").write_bytes(layout.path(image).read_bytes())
     print(f"{len(layers)} layers, {sum(layer.size for layer in layers)} bytes; sha256:{image.sha256}")
 
 

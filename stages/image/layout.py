@@ -54,6 +54,10 @@ class Layout:
         self._blobs = folder / "blobs" / "sha256"
         self._blobs.mkdir(parents=True)
 
+    def path(self, blob: Descriptor) -> Path:
+        """Where a blob is."""
+        return self._blobs / blob.sha256
+
     def add(
         self,
         media_type: str,

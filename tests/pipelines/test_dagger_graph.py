@@ -38,7 +38,7 @@ def test_containers_of_a_recipe(name: str, snapshot: SnapshotAssertion, tmp_path
     )
     recorder = Recorder()
     build = Build(planned, Sources(recipe=folder), recorder, given, Silent(), tmp_path)
-    anyio.run(build.run, ["image"])
+    anyio.run(build.run, ["image", "sbom"])
     assert _graph(planned, recorder) == snapshot
 
 

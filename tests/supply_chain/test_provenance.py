@@ -11,6 +11,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from supply_chain import provenance
+from supply_chain.beside import build_record_path
 from supply_chain.errors import InvalidDocument, LayoutError
 from supply_chain.provenance import BuildRecord, complete, parse_provenance, read_build_record
 from tests.supply_chain.images import write_image
@@ -66,7 +67,7 @@ def test_reading_what_was_written() -> None:
     definition = record().build_definition
     assert definition.git_sha == COMMIT
     assert definition.packages() == {"pkg:deb/debian/bash@1:5.2%2Bb1?arch=amd64&distro=debian-13": "01" * 32}
-    source = definition.dependency(provenance.SOURCE)
+    source = definition.dependency("source")
     assert source is not None
     assert source.digest is not None
     assert source.digest.git_commit == COMMIT
@@ -127,7 +128,7 @@ def test_refused(spoil: Callable[[dict[str, Any]], None]) -> None:
 
 def test_the_record_beside_a_layout(tmp_path: Path) -> None:
     layout = write_image(tmp_path / "out.d" / "quick", {"bash": [b"x"]})
-    path = provenance.build_record_path(layout.folder)
+    path = build_record_path(layout.folder)
     assert path == tmp_path / "out.d" / "quick.build.json"
     path.write_bytes(record(layout.image.digest).to_bytes())
     assert read_build_record(layout.folder).image == layout.image.digest
@@ -135,7 +136,7 @@ def test_the_record_beside_a_layout(tmp_path: Path) -> None:
 
 def test_a_record_of_another_image_is_refused(tmp_path: Path) -> None:
     layout = write_image(tmp_path / "quick", {"bash": [b"x"]})
-    provenance.build_record_path(layout.folder).write_bytes(record().to_bytes())
+    build_record_path(layout.folder).write_bytes(record().to_bytes())
     with pytest.raises(LayoutError, match=f"about {layout.image.digest}, .* found sha256:abab"):
         read_build_record(layout.folder)
 
@@ -144,7 +145,7 @@ def test_a_record_of_another_image_is_refused(tmp_path: Path) -> None:
 def test_no_record_is_a_clear_error(tmp_path: Path, content: bytes | None) -> None:
     layout = write_image(tmp_path / "quick", {"bash": [b"x"]})
     if content is not None:
-        provenance.build_record_path(layout.folder).write_bytes(content)
+        build_record_path(layout.folder).write_bytes(content)
     with pytest.raises(LayoutError, match=r"quick\.build\.json") as raised:
         read_build_record(layout.folder)
     assert "disk-image build" in raised.value.hint
