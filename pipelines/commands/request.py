@@ -115,6 +115,7 @@ def _plan(folder: Path, lock_path: Path, tools_lock_path: Path) -> tuple[Plan, d
     from pipelines.lock import load_lock
     from pipelines.plan import plan
     from pipelines.recipe import check_host_arch, load_recipe
+    from supply_chain import provenance
 
     recipe = load_recipe(folder)
     check_host_arch(recipe)
@@ -124,8 +125,8 @@ def _plan(folder: Path, lock_path: Path, tools_lock_path: Path) -> tuple[Plan, d
     made = plan(recipe, lock, tools)
     documents = {
         "recipe:recipe.toml": (folder / "recipe.toml").read_bytes(),
-        "lock": lock_path.read_bytes(),
-        "tools-lock": tools_lock_path.read_bytes(),
+        provenance.RECIPE_LOCK: lock_path.read_bytes(),
+        provenance.TOOLS_LOCK: tools_lock_path.read_bytes(),
     }
     return made, planned(recipe, lock, tools, made, documents)
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.definition import canonical_json
+from supply_chain.beside import build_record_path, sbom_path
 from supply_chain.layout import Layout
-from supply_chain.provenance import build_record_path
-from supply_chain.sbom import sbom_path
 from tests.supply_chain.images import noise, write_image
 from tests.supply_chain.test_provenance import record
 

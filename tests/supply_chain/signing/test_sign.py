@@ -12,12 +12,11 @@ from syrupy.assertion import SnapshotAssertion
 
 from pipelines.cli import main
 from pipelines.errors import UsageError
+from supply_chain.beside import build_record_path, sbom_path
 from supply_chain.errors import LayoutError, TokenError, TrustError
 from supply_chain.layout import Layout, open_layout
 from supply_chain.oci import DOCUMENT_LIMIT
-from supply_chain.provenance import build_record_path
 from supply_chain.referrer import read_referrer
-from supply_chain.sbom import sbom_path
 from supply_chain.signing.sign import KINDS, SignResult, sign_layout
 from supply_chain.statement import PROVENANCE, SBOM, SIGNATURE, Statement
 from supply_chain.trust import Trust, init_embedded, load_trust
