@@ -23,8 +23,8 @@ from supply_chain.oci import DOCUMENT_LIMIT, Digest, parse_object
 
 # Raised when the meaning of a parameter changes.
 BUILD_TYPE: Final = "https://powernode.org/disk-image-ci/image/v1"
-# What the two locks' files are called as dependencies.
-RECIPE_LOCK, TOOLS_LOCK = "lock", "tools-lock"
+# What the two locks' files and the commit are called as dependencies.
+RECIPE_LOCK, TOOLS_LOCK, SOURCE = "lock", "tools-lock", "source"
 
 GIT_SHA = r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$"
 _TIME = r"^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z$"
@@ -112,8 +112,8 @@ class BuildDefinition(_Model):
         return self.external_parameters.git_sha
 
     def dependency(self, name: str) -> ResourceDescriptor | None:
-        """The dependency of that name: RECIPE_LOCK, TOOLS_LOCK, `recipe:PATH`, `plan`, `programs` or `source`
-        (the commit).
+        """The dependency of that name: RECIPE_LOCK, TOOLS_LOCK, SOURCE, `recipe:PATH`, `plan` or
+        `programs`.
         """
         return next((each for each in self.resolved_dependencies if each.name == name), None)
 
