@@ -130,6 +130,8 @@ class CertificateLog:
         if not rest or rest[-1] not in self._roots:
             raise Refused("the chain does not lead to a root of this log")
         for subject, issuer in zip(chain, rest, strict=False):
+            if not _is_authority(issuer):
+                raise Refused("a certificate of the chain is no authority's")
             try:
                 subject.verify_directly_issued_by(issuer)
             except (ValueError, TypeError, InvalidSignature):
@@ -172,6 +174,13 @@ class CertificateLog:
             raise Refused("the log has no such entries") from None
         entries = [{"leaf_input": _base64(leaf), "extra_data": _base64(extra)} for leaf, extra in found]
         return as_json({"entries": entries})
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def _without_poison(precertificate: x509.Certificate) -> bytes:

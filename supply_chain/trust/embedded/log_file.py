@@ -67,7 +67,9 @@ class LogFile:
         self._tree = MerkleTree()
         self._index: dict[bytes, int] = {}
         self._offsets = [0]
-        self._head_size = 0
+        # -1: the head was not read yet
+        self._head_size = -1
+        self._damage: TrustError | None = None
         self._thread = threading.Lock()
 
     @classmethod
@@ -138,6 +140,8 @@ class LogFile:
                 (self._folder / "entries").open("r+b") as entries,
             ):
                 self._lock(lock)
+                if self._damage is not None:
+                    raise self._damage
                 self._catch_up(entries)
                 yield entries
         except OSError as error:
@@ -162,7 +166,7 @@ class LogFile:
         size = os.fstat(entries.fileno()).st_size
         if size < self._offsets[-1]:
             raise self._damaged("entries is shorter than it was")
-        if size == self._offsets[-1]:
+        if size == self._offsets[-1] and self._head_size >= 0:
             return
         entries.seek(self._offsets[-1])
         with suppress(_Torn):
@@ -213,10 +217,12 @@ class LogFile:
             os.close(folder)
 
     def _damaged(self, how: str) -> TrustError:
-        return TrustError(
+        """From now on this log serves nothing: what was read of it may be in the tree already."""
+        self._damage = TrustError(
             f"{self._folder}: the log is damaged: {how}",
             "restore the whole folder from a backup, or make a new trust: a log never forgets",
         )
+        return self._damage
 
 
 class _Torn(Exception):
