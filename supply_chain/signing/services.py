@@ -102,9 +102,11 @@ def explanation(answer: Answer) -> str:
 def named(service: str, url: str) -> str:
     """The service and where it is, without what may be secret in its URL."""
     try:
-        return f"{service} {shown(httpx.URL(url))}"
+        target = httpx.URL(url)
     except httpx.InvalidURL:
         return service
+    # A text without a host may be anything, pasted into the wrong setting.
+    return f"{service} {shown(target)}" if target.host else service
 
 
 def _target(where: str, url: str) -> httpx.URL:

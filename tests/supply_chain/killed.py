@@ -55,9 +55,9 @@ def main(folder: Path) -> None:
         again = layout_write.hang(layout, referrers(layout))
         assert len(again.index.manifests) == 3
         assert (original / "index.json").read_bytes() == old
-        open_layout(original).check()
         shutil.rmtree(copy)
         if not killed:
+            open_layout(original).check()
             assert len(new) == 1, "the same referrers gave more than one index"
             sys.stdout.write(f"{line - 1}\n")
             return
