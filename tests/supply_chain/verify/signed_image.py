@@ -16,6 +16,7 @@ from stages.image import documents
 from stages.image.layout import Descriptor as Written
 from stages.shared import fsverity
 from supply_chain import provenance
+from supply_chain.beside import build_record_path, sbom_path
 from supply_chain.delta import OBJECTS
 from supply_chain.image import ARTIFACT, BUILD_MANIFEST, CONFIG, FSVERITY, INITRAMFS, KERNEL, METADATA, TITLE
 from supply_chain.oci import EMPTY_CONTENT, INDEX, MANIFEST, Descriptor, describe, digest_of
@@ -165,9 +166,9 @@ def sbom_of(image: Image) -> Json:
     }
 
 
-def provenance_of(image: Image, builder: str = IDENTITY) -> Json:
-    """What `sign` says of how such an image was built."""
-    record = provenance.BuildRecord.model_validate(
+def record_of(image: Image) -> provenance.BuildRecord:
+    """What `build` says of how such an image was built."""
+    return provenance.BuildRecord.model_validate(
         {
             "image": image.digest,
             "buildDefinition": {
@@ -196,7 +197,11 @@ def provenance_of(image: Image, builder: str = IDENTITY) -> Json:
             },
         }
     )
-    return provenance.complete(record, builder).to_json()
+
+
+def provenance_of(image: Image, builder: str = IDENTITY) -> Json:
+    """What `sign` makes of that."""
+    return provenance.complete(record_of(image), builder).to_json()
 
 
 def statements_of(image: Image, builder: str = IDENTITY) -> dict[str, bytes]:
@@ -246,6 +251,14 @@ def write(folder: Path, files: Mapping[str, bytes]) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    return folder
+
+
+def write_built(folder: Path, image: Image) -> Path:
+    """A layout on disk and what `build` writes beside it."""
+    write(folder, layout_files(image, ()))
+    sbom_path(folder).write_bytes(canonical_json(sbom_of(image)))
+    build_record_path(folder).write_bytes(record_of(image).to_bytes())
     return folder
 
 
