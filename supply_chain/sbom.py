@@ -40,11 +40,12 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Sbom:
-    """What an SBOM says of the image whose manifest has the digest `image`: the Debian packages in its root,
-    by package URL.
+    """What an SBOM says of the image whose manifest has the digest `image`: the layers that it describes, by
+    title and with their sha256 (hex), and the Debian packages in the root and the initramfs, by package URL.
     """
 
     image: str
+    layers: Mapping[str, str]
     packages: Mapping[str, Package]
 
 
@@ -66,6 +67,7 @@ class _Element(_Model):
     SPDXID: _Id
     name: str
     versionInfo: str = ""
+    packageFileName: str = ""
     checksums: tuple[_Checksum, ...] = Field(default=(), strict=False)
     externalRefs: tuple[_Reference, ...] = Field(default=(), strict=False)
 
@@ -109,7 +111,8 @@ def read_sbom(layout: Path) -> bytes:
 
 def parse_sbom(document: Mapping[str, Any], what: str) -> Sbom:
     """Read an SBOM. Raises InvalidDocument, naming `what`, unless it describes exactly one image with a
-    sha256, and every Debian package that the image contains, at any depth, has one too.
+    sha256, and every layer and Debian package that the image contains, at any depth, has one too
+    and is there once.
     """
     try:
         read = _Document.model_validate(document)
@@ -128,14 +131,21 @@ def parse_sbom(document: Mapping[str, Any], what: str) -> Sbom:
     image = elements.get(described[0]) if len(described) == 1 else None
     if image is None or image.sha256 is None:
         raise InvalidDocument(f"{what}: expected it to describe one image with a SHA256", _HINT)
+    layers: dict[str, str] = {}
     packages: dict[str, Package] = {}
     for element in _contained(image, elements, read.relationships):
-        if not element.purl.startswith("pkg:deb/"):
+        title, purl = element.packageFileName, element.purl
+        if not title and not purl.startswith("pkg:deb/"):
             continue
         if element.sha256 is None:
-            raise InvalidDocument(f"{what}: {element.purl}: expected one SHA256", _HINT)
-        packages[element.purl] = Package(element.name, element.versionInfo, element.purl, element.sha256)
-    return Sbom(f"sha256:{image.sha256}", dict(sorted(packages.items())))
+            raise InvalidDocument(f"{what}: {title or purl}: expected one SHA256", _HINT)
+        if title in layers or purl in packages:
+            raise InvalidDocument(f"{what}: {title or purl} stands twice", _HINT)
+        if title:
+            layers[title] = element.sha256
+        else:
+            packages[purl] = Package(element.name, element.versionInfo, purl, element.sha256)
+    return Sbom(f"sha256:{image.sha256}", dict(sorted(layers.items())), dict(sorted(packages.items())))
 
 
 def _contained(

@@ -20,6 +20,7 @@ from stages.shared.job import Failure
 
 _MEDIA = "application/vnd.powernode.disk_image."
 _KERNEL, _INITRAMFS, _ROOT = f"{_MEDIA}kernel.v1", f"{_MEDIA}initramfs.v1+zstd", "application/vnd.erofs"
+_TITLE = "org.opencontainers.image.title"
 _FSVERITY = "containers.composefs.fsverity"
 # Linux, COPYING.
 _LINUX = Declared("GPL-2.0-only WITH Linux-syscall-note")
@@ -65,8 +66,8 @@ def describe(name: str, arch: str, manifest: bytes, release: str, initramfs: byt
             comment="The checksum is of the image's OCI manifest.",
         ),
         kernel=_part("Kernel", "linux", kernel, release, _LINUX),
-        initramfs=_part("Initramfs", "initramfs.cpio.zst", packed, None),
-        root=_part("Root", "root.cfs", root, root["annotations"][_FSVERITY]),
+        initramfs=_part("Initramfs", "initramfs", packed, None),
+        root=_part("Root", "root", root, root["annotations"][_FSVERITY]),
         init=Element(
             id="SPDXRef-Init", name="disk-image-init", version=_init_version(contents), license=_OURS
         ),
@@ -100,6 +101,7 @@ def _part(
         name=name,
         version=version,
         sha256=layer["digest"].removeprefix("sha256:"),
+        file_name=layer["annotations"][_TITLE],
         purpose=Purpose.ARCHIVE if license is None else Purpose.OPERATING_SYSTEM,
         license=license or Declared(),
     )

@@ -42,13 +42,16 @@ class Relation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An SPDX package. `sha256` (hex) is of its one file, None when no file of it is known."""
+    """An SPDX package. `sha256` (hex) is of its one file, None when no file of it is known; `file_name` is
+    the title of the image's layer that it is.
+    """
 
     id: str
     name: str
     version: str | None = None
     purl: str | None = None
     sha256: str | None = None
+    file_name: str | None = None
     supplier: str = NOASSERTION
     source_info: str | None = None
     comment: str | None = None
@@ -67,6 +70,7 @@ class Element:
         }
         optional = {
             "versionInfo": self.version,
+            "packageFileName": self.file_name,
             "sourceInfo": self.source_info,
             "comment": self.comment,
             "primaryPackagePurpose": self.purpose,

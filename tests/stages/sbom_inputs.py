@@ -99,13 +99,22 @@ def manifest(packed: bytes) -> bytes:
     """The image's manifest, of which only the layers named here matter."""
     kind = "application/vnd.powernode.disk_image"
     layers = [
-        (f"{kind}.kernel.v1", hashlib.sha256(b"kernel").hexdigest(), {}),
-        (f"{kind}.initramfs.v1+zstd", hashlib.sha256(packed).hexdigest(), {}),
-        ("application/vnd.erofs", "0c" * 32, {"containers.composefs.fsverity": f"sha256:{'0d' * 32}"}),
+        (f"{kind}.kernel.v1", hashlib.sha256(b"kernel").hexdigest(), "vmlinuz"),
+        (f"{kind}.initramfs.v1+zstd", hashlib.sha256(packed).hexdigest(), "initramfs.cpio.zst"),
+        ("application/vnd.erofs", "0c" * 32, "root.cfs"),
     ]
+    verity = {"containers.composefs.fsverity": f"sha256:{'0d' * 32}"}
     described = [
-        {"mediaType": kind, "digest": f"sha256:{digest}", "size": 1, "annotations": annotations}
-        for kind, digest, annotations in layers
+        {
+            "mediaType": kind,
+            "digest": f"sha256:{digest}",
+            "size": 1,
+            "annotations": {
+                "org.opencontainers.image.title": title,
+                **(verity if title == "root.cfs" else {}),
+            },
+        }
+        for kind, digest, title in layers
     ]
     return json.dumps({"layers": described}).encode()
 

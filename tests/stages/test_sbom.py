@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,11 @@ def test_what_is_read_from_it(image: Image) -> None:
     sbom = parse_sbom(json.loads(document), "it")
     assert [package.name for package in sbom.packages.values()] == ["bash", "libc6", "python3", "tzdata"]
     bash = sbom.packages["pkg:deb/debian/bash@1:5.2-2%2Bb1?arch=amd64&distro=debian-13"]
+    assert sbom.layers == {
+        "vmlinuz": hashlib.sha256(b"kernel").hexdigest(),
+        "initramfs.cpio.zst": hashlib.sha256(image.inputs["initramfs"].read_bytes()).hexdigest(),
+        "root.cfs": "0c" * 32,
+    }
     assert bash.version == "1:5.2-2+b1"
     assert bash.sha256 == made.locked("bash")[0]["sha256"]
 

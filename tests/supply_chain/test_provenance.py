@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,10 @@ def test_no_record_is_a_clear_error(tmp_path: Path, content: bytes | None) -> No
     with pytest.raises(LayoutError, match=r"quick\.build\.json") as raised:
         read_build_record(layout.folder)
     assert "disk-image build" in raised.value.hint
+
+
+def test_the_example_of_the_reference_is_a_record() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "attestations.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    read = BuildRecord.model_validate(json.loads(example), by_name=False)
+    assert set(read.to_json()) == set(record().to_json())
