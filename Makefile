@@ -9,14 +9,13 @@ disk-image = .venv/bin/disk-image
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-run: setup ## build RECIPE into OUTPUT and boot it
-	@$(disk-image) build $(RECIPE) --relock --output $(OUTPUT)
-	@$(disk-image) boot $(OUTPUT)
+run: setup ## build RECIPE into OUTPUT, sign it, push it to a registry on this machine, verify it there, boot it
+	@scripts/run $(RECIPE) $(OUTPUT)
 
 # What the tests compare with: fsverity(1), and a clock that can be set ahead.
 test test-peers: export SETUP_PACKAGES = fsverity libfaketime
 # The registry that images are pushed to.
-test test-peers: export SETUP_UNPACK = docker-registry
+run test test-peers: export SETUP_UNPACK = docker-registry
 test: setup ## every test this machine can run; the rest is reported as skipped, with the reason
 	tests/peers/build test
 	$(PYTEST)
