@@ -30,10 +30,12 @@ def _push(folder: Path, ref: str) -> PushResult:
 
 def test_a_second_push_sends_nothing(registry: Registry, tmp_path: Path) -> None:
     packages = {name: [noise(name, 900_000), noise(f"{name}2", 700_000)] for name in ("bash", "libc")}
-    layout = hang(write_image(tmp_path / "image", packages), b'{"a": "bundle"}')
+    image = write_image(tmp_path / "image", packages, kernel=noise("kernel", 10_000))
+    layout = hang(image, b'{"the second push": "bundle"}')
     ref = f"{registry.repository('again')}:v1"
     first = _push(layout.folder, ref)
-    assert first.blobs_sent == len(layout.manifest.blobs) + 2
+    # the bundle besides; its manifest's empty configuration may be there, in a registry that shares blobs
+    assert len(layout.manifest.blobs) + 1 <= first.blobs_sent <= len(layout.manifest.blobs) + 2
     plan = anyio.run(lambda: push(layout.folder, ref, plain_http=True, dry_run=True))
     assert isinstance(plan, PushPlan)
     assert (plan.send_bytes, plan.send_manifest) == (0, False)
