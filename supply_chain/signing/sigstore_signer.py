@@ -234,9 +234,13 @@ class _Timestamper(TimestampAuthorityClient):
                 response = super().request_timestamp(signature)
             except TimestampError as error:
                 raise SigningError(f"{self.where}: {_short(error)}", _CHECK) from None
+            said = response.tst_info.gen_time
             verified = self._verifier._verify_signed_timestamp(response, signature)
         if verified is None:
-            raise SigningError(f"{self.where}: its timestamp does not verify with the trusted root", _CHECK)
+            raise SigningError(
+                f"{self.where}: its timestamp, of {_time(said)}, does not verify with the trusted root",
+                f"{_CHECK}; set the authority's clock if that is not the time",
+            )
         start, end = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
         if not start <= verified.time <= end:
             raise SigningError(

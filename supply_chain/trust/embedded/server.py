@@ -54,11 +54,18 @@ async def serving(answer: Callable[[Request], Answer], port: int = 0) -> AsyncIt
                 with anyio.fail_after(_PATIENCE):
                     await _serve(stream, answer, workers)
 
+    failed: Exception | None = None
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, connection)
         bound = listener.extra(SocketAttribute.local_port)
-        yield f"http://127.0.0.1:{bound}"
+        try:
+            yield f"http://127.0.0.1:{bound}"
+        except Exception as error:
+            # The task group would wrap an error that is the caller's own.
+            failed = error
         tasks.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
 
 
 async def _serve(

@@ -32,11 +32,13 @@ NAMES = {AUTHORITY: "certificate authority", TIMESTAMPER: "timestamp authority",
 
 
 @contextmanager
-def fails(behind: Behind, kind: type[SupplyChainError], said: str) -> Iterator[None]:
+def fails(
+    behind: Behind, kind: type[SupplyChainError], said: str
+) -> Iterator[pytest.ExceptionInfo[SupplyChainError]]:
     """An error of this very kind; nothing is written, and the finished build stays."""
     before = behind.state()
     with pytest.raises(kind, match=said) as caught:
-        yield
+        yield caught
     assert type(caught.value) is kind
     assert caught.value.hint
     assert behind.state() == before
