@@ -24,14 +24,23 @@ def noise(name: str, size: int) -> bytes:
     return random.Random(name).randbytes(size)
 
 
-def write_image(folder: Path, packages: Mapping[str, Sequence[bytes]], kernel: bytes = b"kernel") -> Layout:
-    """One pack a package; metadata names every object, so that it differs when any of them does."""
+def write_image(
+    folder: Path,
+    packages: Mapping[str, Sequence[bytes]],
+    kernel: bytes = b"kernel",
+    metadata: bytes | None = None,
+) -> Layout:
+    """One pack a package; the metadata, if none is given, names every object, so that it differs when any of
+    them does.
+    """
     made = writer.Layout(folder)
     objects = {
         name: [(fsverity.merkle(content).digest, content) for content in each]
         for name, each in packages.items()
     }
-    metadata = json.dumps({name: [digest for digest, _ in each] for name, each in objects.items()}).encode()
+    if metadata is None:
+        names = {name: [digest for digest, _ in each] for name, each in objects.items()}
+        metadata = json.dumps(names).encode()
     composefs = fsverity.merkle(metadata).digest
     layers = [
         made.add_bytes("application/vnd.powernode.disk_image.kernel.v1", kernel, {TITLE: "vmlinuz"}),
