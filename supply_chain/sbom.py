@@ -41,7 +41,8 @@ class Package:
 @dataclass(frozen=True, slots=True)
 class Sbom:
     """What an SBOM says of the image whose manifest has the digest `image`: the layers that it describes, by
-    title and with their sha256 (hex), and the Debian packages in the root and the initramfs, by package URL.
+    title and with their sha256 (hex), and by package URL the Debian packages in the root and the initramfs,
+    and those that a layer was made from: the kernel's.
     """
 
     image: str
@@ -111,8 +112,7 @@ def read_sbom(layout: Path) -> bytes:
 
 def parse_sbom(document: Mapping[str, Any], what: str) -> Sbom:
     """Read an SBOM. Raises InvalidDocument, naming `what`, unless it describes exactly one image with a
-    sha256, and every layer and Debian package that the image contains, at any depth, has one too
-    and is there once.
+    sha256, and every layer and Debian package that it is made of has one too and is there once.
     """
     try:
         read = _Document.model_validate(document)
@@ -133,7 +133,7 @@ def parse_sbom(document: Mapping[str, Any], what: str) -> Sbom:
         raise InvalidDocument(f"{what}: expected it to describe one image with a SHA256", _HINT)
     layers: dict[str, str] = {}
     packages: dict[str, Package] = {}
-    for element in _contained(image, elements, read.relationships):
+    for element in _made_of(image, elements, read.relationships):
         title, purl = element.packageFileName, element.purl
         if not title and not purl.startswith("pkg:deb/"):
             continue
@@ -148,12 +148,15 @@ def parse_sbom(document: Mapping[str, Any], what: str) -> Sbom:
     return Sbom(f"sha256:{image.sha256}", dict(sorted(layers.items())), dict(sorted(packages.items())))
 
 
-def _contained(
+def _made_of(
     image: _Element, elements: Mapping[str, _Element], relationships: tuple[_Relationship, ...]
 ) -> list[_Element]:
+    """All that the image contains, at any depth, and what its layers were generated from."""
     inside: dict[str, list[str]] = defaultdict(list)
     for each in relationships:
-        if each.relationshipType == "CONTAINS":
+        one = elements.get(each.spdxElementId)
+        layer = one is not None and bool(one.packageFileName)
+        if each.relationshipType == "CONTAINS" or (layer and each.relationshipType == "GENERATED_FROM"):
             inside[each.spdxElementId].append(each.relatedSpdxElement)
     found: dict[str, _Element] = {}
     pending = [image.SPDXID]
