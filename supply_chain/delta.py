@@ -7,17 +7,20 @@ people; a node checks each object it fetches by fs-verity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
 
 from supply_chain.errors import InvalidDocument
-from supply_chain.layout import Layout
+from supply_chain.layout import Layout, open_layout
 from supply_chain.oci import Descriptor, Manifest, parse_manifest
-from supply_chain.registry import Repository, read_file
+from supply_chain.reference import parse_reference
+from supply_chain.registry import Repository, open_repository, read_file
 from supply_chain.registry.parallel import side_by_side
 
 OBJECTS = "application/vnd.powernode.disk_image.objects.v1+zstd"
@@ -105,6 +108,24 @@ async def publication(repository: Repository, target: str) -> Publication:
     """A publication in a registry, by tag or digest."""
     document = await repository.manifests.get(target)
     return Publication(parse_manifest(document.content, f"manifest {target}"), repository.read_range)
+
+
+@asynccontextmanager
+async def open_publication(
+    image: str, *, plain_http: bool = False, ca_file: Path | None = None
+) -> AsyncIterator[Publication]:
+    """The layout in the folder `image`, or the publication at the reference `image`. Raises LayoutError,
+    InvalidReference, UsageError and RegistryErrors.
+    """
+    folder = Path(image)
+    if await anyio.to_thread.run_sync(folder.is_dir):
+        yield layout_publication(await anyio.to_thread.run_sync(open_layout, folder))
+        return
+    reference = parse_reference(image)
+    async with open_repository(
+        reference.registry, reference.repository, plain_http=plain_http, ca_file=ca_file
+    ) as repository:
+        yield await publication(repository, reference.target)
 
 
 def layout_publication(layout: Layout) -> Publication:
