@@ -7,6 +7,7 @@ sessions and redirects carry signatures in theirs.
 
 from __future__ import annotations
 
+import logging
 import ssl
 import urllib.request
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
@@ -34,6 +35,14 @@ _BROKEN = (
     anyio.ClosedResourceError,
     anyio.EndOfStream,
 )
+
+
+def _without_headers(record: logging.LogRecord) -> bool:
+    """httpcore's debug log shows whole answers' headers, and a Location may be signed."""
+    return not record.getMessage().startswith("receive_response_headers.complete")
+
+
+logging.getLogger("httpcore.http11").addFilter(_without_headers)
 
 
 class Interrupted(Exception):

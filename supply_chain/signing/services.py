@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 
 import httpx
@@ -89,12 +89,16 @@ async def services(policy: Policy = POLICY) -> AsyncIterator[Services]:
         yield Services(wire)
 
 
-def explanation(answer: Answer) -> str:
-    """What a service says about its refusal, in a few printable words."""
+def explanation(answer: Answer, secrets: Collection[str] = ()) -> str:
+    """What a service says about its refusal, in a few printable words, and without the `secrets` that it was
+    sent.
+    """
     try:
         message = str(parse_object(answer.content, "answer").get("message", ""))
     except InvalidDocument as error:
         message = error.what.partition("found ")[2]
+    for secret in sorted(secrets, key=len, reverse=True):
+        message = message.replace(secret, "…")
     clean = "".join(character if character.isprintable() else " " for character in message)
     return clean[:_MESSAGE_LENGTH] or "no reason given"
 

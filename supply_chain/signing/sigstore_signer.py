@@ -252,7 +252,7 @@ class _Timestamper(TimestampAuthorityClient):
 
 
 def _refused_token(where: str, token: IdentityToken, answer: Answer) -> SigningError:
-    said = explanation(answer).replace(token.secret, "…")
+    said = explanation(answer, (token.secret,))
     return SigningError(
         f"{where}: HTTP {answer.status}: {said} ({token.describe()})",
         f"if this issuer is to be trusted, add to Fulcio's oidc-issuers: {token.fulcio_line()}",
@@ -273,14 +273,14 @@ def _usable(where: str, secret: str = "\n") -> Iterator[None]:
     except errors.MetadataError as error:
         raise TrustError(f"trusted root: {error}", "complete it, or name another trust") from None
     except Exception as error:
-        said = _short(error).replace(secret, "…")
         raise SigningError(
-            f"{where}: an answer that can't be used ({type(error).__name__}: {said})", _CHECK
+            f"{where}: an answer that can't be used ({type(error).__name__}: {_short(error, secret)})",
+            _CHECK,
         ) from None
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _short(error: Exception, secret: str = "\n") -> str:
+    return " ".join(str(error).replace(secret, "…").split())[:200]
 
 
 def _time(moment: datetime) -> str:

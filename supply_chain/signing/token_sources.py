@@ -81,10 +81,11 @@ async def _forge_token(services: Services, environment: Mapping[str, str]) -> Id
         raise TokenError(
             f"{REQUEST_TOKEN} has characters that no token has", "pass it on as the forge set it"
         )
+    url = _for_audience(url)
     headers = {"authorization": f"Bearer {bearer}", "accept": "application/json"}
-    answer = await services.call("forge", "GET", _for_audience(url), headers)
+    answer = await services.call("forge", "GET", url, headers)
     if not 200 <= answer.status < 300:
-        said = explanation(answer).replace(bearer, "…")
+        said = explanation(answer, (bearer, urlsplit(url).query))
         raise TokenError(f"the forge gives no identity token: HTTP {answer.status}: {said}", _ALLOW)
     try:
         given: object = parse_object(answer.content, "answer").get("value")
