@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.supply_chain.registry_server import Fault, Planned
@@ -42,8 +44,13 @@ class FaultyServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, answer: Callable[[Request], Reply]) -> None:
+    def __init__(self, answer: Callable[[Request], Reply], tls: tuple[Path, Path] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._scheme = "https" if tls else "http"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.answer = answer
         self.faults: list[Planned] = []
         self.retry_after = "1"
@@ -51,7 +58,7 @@ class FaultyServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self.server_address[1]}"
 
     def asked(self, path: str) -> int:
         """How many requests came for a path with this in it."""
@@ -62,9 +69,11 @@ class FaultyServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(answer: Callable[[Request], Reply]) -> Iterator[FaultyServer]:
-    """A server for the length of a test."""
-    with FaultyServer(answer) as server:
+def serving(
+    answer: Callable[[Request], Reply], tls: tuple[Path, Path] | None = None
+) -> Iterator[FaultyServer]:
+    """A server for the length of a test; `tls` are its certificate and key."""
+    with FaultyServer(answer, tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:

@@ -270,6 +270,20 @@ def test_a_bearer_that_is_no_header_is_refused(
     assert not forge.server.seen
 
 
+def test_an_authority_of_ones_own_is_trusted_by_name(
+    elsewhere: Trust, policy: Policy, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = Path(__file__).parents[1] / "tls"
+    answer = Reply(200, json.dumps({"value": FORGES}).encode())
+    with serving(lambda _: answer, (tls / "server.pem", tls / "server.key")) as server:
+        forge = Forge(server)
+        with refused(SigningError, "forge https://127.*: its certificate is not trusted"):
+            get(elsewhere, forge.environment, policy)
+        assert not waits.slept
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls / "ca.pem"))
+        assert get(elsewhere, forge.environment, policy).secret == FORGES
+
+
 def test_an_endless_answer_is_cut_off(elsewhere: Trust, forge: Forge, policy: Policy) -> None:
     forge.answers(b'{"value": "' + b"x" * (2 << 20))
     with refused(SigningError, "the answer has more than 1048576 bytes"):
