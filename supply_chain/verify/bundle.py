@@ -10,8 +10,8 @@ Bundle v0.3: https://docs.sigstore.dev/about/bundle/. What is checked, in this o
    the signer is one that the policy names; the transparency log's signed checkpoint includes the entry; the
    envelope's signature is the certificate's; the entry is of this envelope, signature and certificate. All
    keys of authority and logs are those that the trusted root calls valid at that time.
-4. What sigstore-python leaves open: the checkpoint is of the proof's tree size, the entry's index is the
-   proof's, and no time or promise stands there unsigned.
+4. What sigstore-python leaves open: the entry names a log that is trusted, the checkpoint is of the proof's
+   tree size, the entry's index is the proof's, and no time or promise stands there unsigned.
 5. The payload is a statement about one image.
 """
 
@@ -66,8 +66,11 @@ class BundleVerifier:
         TrustError when the trusted root itself can't serve.
         """
         bundle = parse_bundle(content, what)
-        if bundle._dsse_envelope is None:  # (2)
+        envelope = bundle._inner.dsse_envelope
+        if envelope is None:  # (2)
             raise _refused(what, "content", "a DSSE envelope", "a plain signature")
+        if (count := len(envelope.signatures)) != 1:  # (2)
+            raise _refused(what, "envelope", "one signature", f"{count}")
         signer, time, (payload_type, payload) = self.hold(
             bundle, policy, what, lambda verifier, names: verifier.verify_dsse(bundle, names)
         )
@@ -99,7 +102,7 @@ class BundleVerifier:
             # What can be wrong with hostile bytes has no end, and nothing but success means verified.
             raise _invalid(what, f"{type(error).__name__}: {error}") from None
         assert names.signer is not None
-        _check_log_entry(bundle, what)  # (4)
+        self._check_log_entry(bundle, what)  # (4)
         return names.signer, max(times), result
 
     @cached_property
@@ -138,6 +141,30 @@ class BundleVerifier:
                 expected = f"a {name} that the trust calls valid at {max(times)}"
                 raise _refused(what, "trust", expected, "none")
         return self._verifier_of(kept)
+
+    def _check_log_entry(self, bundle: Bundle, what: str) -> None:
+        """Step 4."""
+        entry = bundle.log_entry._inner
+        proof = entry.inclusion_proof
+        assert proof.checkpoint is not None
+        named = entry.log_id.key_id
+        logs = [log for one in self._root.tlogs for log in (one.log_id, one.checkpoint_key_id) if log]
+        if named not in [log.key_id for log in logs]:
+            raise _refused(what, "log entry", "the id of a log that is trusted", named.hex())
+        # The checkpoint's signature has just been verified over these very lines.
+        stated = proof.checkpoint.envelope.split("\n")[1]
+        if stated != str(proof.tree_size):
+            raise _refused(what, "checkpoint", f"a log of {proof.tree_size} entries", f"{stated!a:.100}")
+        if entry.inclusion_promise is not None:
+            # The promise signs index and time; sigstore-python passes over a promise without a time.
+            if not entry.integrated_time:
+                raise _refused(what, "log entry", "the time that its promise signs", "none")
+        elif entry.integrated_time:
+            raise _refused(
+                what, "log entry", "no time, since no promise signs it", f"{entry.integrated_time}"
+            )
+        elif entry.log_index != proof.log_index:
+            raise _refused(what, "log entry", f"index {proof.log_index}, as proven", f"{entry.log_index}")
 
     def _verifier_of(self, root: RootDocument) -> Verifier:
         from sigstore.errors import Error
@@ -227,25 +254,6 @@ def _logged(certificate: Certificate) -> list[datetime]:
     except x509.ExtensionNotFound:
         return []
     return [one.timestamp.replace(tzinfo=UTC) for one in timestamps.value]
-
-
-def _check_log_entry(bundle: Bundle, what: str) -> None:
-    """Step 4."""
-    entry = bundle.log_entry._inner
-    proof = entry.inclusion_proof
-    assert proof.checkpoint is not None
-    # The checkpoint's signature has just been verified over these very lines.
-    stated = proof.checkpoint.envelope.split("\n")[1]
-    if stated != str(proof.tree_size):
-        raise _refused(what, "checkpoint", f"a log of {proof.tree_size} entries", f"{stated!a:.100}")
-    if entry.inclusion_promise is not None:
-        # The promise signs index and time; sigstore-python passes over a promise without a time.
-        if not entry.integrated_time:
-            raise _refused(what, "log entry", "the time that its promise signs", "none")
-    elif entry.integrated_time:
-        raise _refused(what, "log entry", "no time, since no promise signs it", f"{entry.integrated_time}")
-    elif entry.log_index != proof.log_index:
-        raise _refused(what, "log entry", f"index {proof.log_index}, as proven", f"{entry.log_index}")
 
 
 def _refused(what: str, part: str, expected: str, found: str) -> VerificationError:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 
-from supply_chain.provenance import RECIPE_LOCK, Provenance, parse_provenance
+from supply_chain.image import INITRAMFS, KERNEL, METADATA
+from supply_chain.provenance import RECIPE_LOCK, BuildDefinition, Provenance, parse_provenance
 from supply_chain.sbom import Sbom, parse_sbom
 from supply_chain.statement import Statement
 from supply_chain.verify.content import Content, differs
@@ -16,27 +17,37 @@ _HINT = "don't trust it; build and sign the image again"
 
 
 def sbom(statement: Statement, content: Content) -> Sbom:
-    """The SBOM: it describes this image."""
+    """The SBOM: it describes this image, its kernel, initramfs and root, and no layer that is another."""
     read = parse_sbom(statement.predicate, "SBOM")
     _equal("SBOM: described image", content.digest, read.image)
+    for title in sorted({KERNEL, INITRAMFS, METADATA, *read.layers}):
+        layer = content.layers.get(title)
+        _equal(f"SBOM: sha256 of {title}", layer.hex if layer is not None else None, read.layers.get(title))
     return read
 
 
 def provenance(statement: Statement, content: Content, signer: Signer, sbom: Sbom) -> Provenance:
     """The provenance: of a build type that is known, its builder is who signed it, its recipe is of what the
-    image says, and every package of the SBOM is one that it used.
+    image says, every package of the SBOM is one that it used, and the SBOM has all that went into the root.
     """
     read = parse_provenance(statement.predicate, "provenance")
     _equal("provenance: builder.id", signer.identity, read.run_details.builder.id)
-    recipe = read.build_definition.external_parameters.recipe
+    definition, config = read.build_definition, content.config
+    recipe = definition.external_parameters.recipe
+    words = [word for word in config.cmdline.split(" ") if not word.startswith("composefs=")]
     for field, there in (
-        ("arch", content.config.arch),
-        ("source_date_epoch", content.config.source_date_epoch),
+        ("arch", config.arch),
+        ("source_date_epoch", config.source_date_epoch),
+        ("cmdline", words),
+        ("variants", list(content.build_manifest.variants)),
     ):
         _equal(f"provenance: recipe: {field}", there, recipe.get(field))
-    used = read.build_definition.packages()
-    for purl, package in sbom.packages.items():
-        _equal(f"provenance: sha256 of {purl}", package.sha256, used.get(purl))
+    installed = _used(definition, "root", "initramfs")
+    for purl, stated in sbom.packages.items():
+        _equal(f"provenance: sha256 of {purl} in root or initramfs", stated.sha256, installed.get(purl))
+    for purl, sha256 in _used(definition, "root").items():
+        package = sbom.packages.get(purl)
+        _equal(f"SBOM: sha256 of {purl}", sha256, package.sha256 if package is not None else None)
     return read
 
 
@@ -47,6 +58,17 @@ def lock(statement: Statement, content: bytes) -> Provenance:
     stated = named.digest.sha256 if named is not None and named.digest is not None else None
     _equal("provenance: sha256 of the lock", hashlib.sha256(content).hexdigest(), stated)
     return read
+
+
+def _used(definition: BuildDefinition, *names: str) -> dict[str, str]:
+    """Package URL → sha256 of what the build used for one of these sets of the lock."""
+    wanted = {
+        each.uri
+        for each in definition.resolved_dependencies
+        if isinstance(sets := (each.annotations or {}).get("sets"), list)
+        and any(name in sets for name in names)
+    }
+    return {purl: sha256 for purl, sha256 in definition.packages().items() if purl in wanted}
 
 
 def _equal(what: str, expected: object, found: object) -> None:
