@@ -34,7 +34,7 @@ PACKAGES = {
     f"pkg:deb/debian/{name}@{version}?arch=amd64&distro=debian-13": digest_of(name.encode())[7:]
     for name, version in (("bash", "5.2.37-2"), ("libc6", "2.41-12"), ("systemd", "257.9-1"))
 }
-KERNEL_PACKAGE = ("pkg:deb/debian/linux-image@6.12?arch=amd64&distro=debian-13", "0c" * 32)
+KERNEL_PACKAGE = {"pkg:deb/debian/linux-image@6.12?arch=amd64&distro=debian-13": "0c" * 32}
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,8 @@ def sbom_of(image: Image) -> Json:
             *((f"part-{title}", title, sha256) for title, sha256 in parts.items()),
         )
     ]
+    for element in elements[1:]:
+        element["packageFileName"] = element["name"]
     contained = [each["SPDXID"] for each in (*elements[1:], *packages)]
     return {
         "spdxVersion": "SPDX-2.3",
@@ -174,14 +176,21 @@ def record_of(image: Image) -> provenance.BuildRecord:
             "buildDefinition": {
                 "buildType": provenance.BUILD_TYPE,
                 "externalParameters": {
-                    "recipe": {"arch": "amd64", "source_date_epoch": EPOCH, "packages": ["bash"]},
+                    "recipe": {
+                        "arch": "amd64",
+                        "source_date_epoch": EPOCH,
+                        "cmdline": ["quiet"],
+                        "variants": ["kernel-initrd-composefs-oci"],
+                        "packages": ["bash"],
+                    },
                     "gitSha": COMMIT,
                 },
                 "internalParameters": {"stageEnvironment": 1},
                 "resolvedDependencies": [
                     *(
-                        {"uri": purl, "digest": {"sha256": sha256}, "annotations": {"sets": ["root"]}}
-                        for purl, sha256 in (*PACKAGES.items(), KERNEL_PACKAGE)
+                        {"uri": purl, "digest": {"sha256": sha256}, "annotations": {"sets": [of]}}
+                        for of, used in (("root", PACKAGES), ("kernel", KERNEL_PACKAGE))
+                        for purl, sha256 in used.items()
                     ),
                     {"name": provenance.RECIPE_LOCK, "digest": {"sha256": digest_of(LOCK)[7:]}},
                     {"name": provenance.SOURCE, "digest": {"gitCommit": COMMIT}},
