@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +19,7 @@ from cryptography import x509
 from pipelines.commands.doctor import print_checks
 from pipelines.errors import UsageError
 from supply_chain.trust import Trust, init_embedded, load_trust, running
-from supply_chain.trust.check import check_trust
+from supply_chain.trust.check import check_signing, check_trust
 from supply_chain.trust.instances import Instance, init_instance, init_public, read_certificates
 from supply_chain.trust.show import show
 
@@ -50,6 +52,8 @@ def _init(args: Namespace) -> int:
         init_public(args.trust)
     elif given:
         anyio.run(init_instance, args.trust, _instance(args))
+    elif not 0 < args.port < 65536:
+        raise UsageError(f"--port {args.port} is no port", "give one from 1024 to 65535")
     else:
         init_embedded(args.trust, port=args.port)
     return _show(args)
@@ -85,7 +89,13 @@ def _show(args: Namespace) -> int:
 
 
 def _check(args: Namespace) -> int:
-    checks = anyio.run(check_trust, load_trust(args.trust))
+    trust = load_trust(args.trust)
+    checks = anyio.run(check_trust, trust)
+    if args.sign:
+        signing = partial(
+            check_signing, trust, os.environ, token_file=args.identity_token_file, identity=args.identity
+        )
+        checks.append(anyio.run(signing))
     if args.json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from pipelines.verbs.arguments import Parser, Verbs, verb
@@ -58,8 +59,13 @@ def _trust(verbs: Verbs) -> None:
         metavar="PEM",
         help="an authority elsewhere whose certificates this trust's certificate log takes too; repeatable",
     )
-    token = trust.add_argument_group("token")
-    token.add_argument("--as", dest="identity", metavar="ID", help="an email address, or a URI")
+    check = trust.add_argument_group("check, token")
+    check.add_argument(
+        "--sign",
+        action="store_true",
+        help="check: also sign a few bytes, as sign would; it leaves an entry in each log",
+    )
+    _who(check)
 
 
 def _sign(verbs: Verbs) -> None:
@@ -174,6 +180,10 @@ def _signing(parser: Parser) -> None:
         metavar="DIR|FILE",
         help="where to sign: a folder that trust init wrote, or a trust.json",
     )
+    _who(parser)
+
+
+def _who(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--as", dest="identity", metavar="ID", help="an embedded trust: sign as this identity"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from pipelines.doctor import Check
 from supply_chain.errors import SupplyChainError, TrustError
+from supply_chain.signing.services import services
+from supply_chain.statement import statement_bytes
 from supply_chain.trust.certificates import fingerprint
 from supply_chain.trust.checkpoint import read_checkpoint
 from supply_chain.trust.embedded.services import running
@@ -28,31 +32,62 @@ if TYPE_CHECKING:
 # How far this machine's clock may be from the timestamper's: a certificate is for 10 minutes from when the
 # authority made it, and a token for less.
 _CLOCK = timedelta(seconds=30)
+# What is signed to see whether it can be: nothing is said of no bytes.
+_NOTHING = f"sha256:{hashlib.sha256(b'').hexdigest()}"
+_CHECKED = "https://disk-image.internal/signing-checked/v1"
+
 _RENEWED = "if the service was renewed on purpose, make a new trust; else somebody answers in its place"
 
 
 async def check_trust(trust: Trust) -> list[Check]:
-    """A check for what the trust says by itself, then one for each service, asked side by side.
+    """A check of what the trust says by itself, then one of each service, asked side by side.
 
     Nothing is signed or logged. The services of an embedded trust are started for it. Raises TrustError when
     they can't be.
     """
-    checks = [_validity(trust)]
     async with running(trust) as started, service_client() as client:
-        asking = _Asking(started, client)
-        asks = asking.asks()
-        answers: list[Check | None] = [None] * len(asks)
+        return [_validity(started), *await _answers(_Asking(started, client).questions())]
 
-        async def ask(number: int, name: str, question: Callable[[], Awaitable[str]]) -> None:
-            try:
-                answers[number] = Check(name, True, await question(), "")
-            except SupplyChainError as error:
-                answers[number] = Check(name, False, error.what, error.hint)
 
-        async with anyio.create_task_group() as tasks:
-            for number, (name, question) in enumerate(asks):
-                tasks.start_soon(ask, number, name, question)
-    return [*checks, *(answer for answer in answers if answer is not None)]
+async def check_signing(
+    trust: Trust,
+    environment: Mapping[str, str],
+    *,
+    token_file: Path | None = None,
+    identity: str | None = None,
+) -> Check:
+    """Sign a few bytes as `disk-image sign` would, with the token that it would take, and verify them.
+
+    It leaves an entry in each log. Only so is it seen that certificates carry a timestamp of the certificate
+    log. Raises UsageError for an `identity` that nobody here vouches for.
+    """
+    from supply_chain.signing.sigstore_signer import open_signer
+    from supply_chain.signing.token_sources import identity_token
+
+    try:
+        async with running(trust) as started, services() as asking:
+            token = await identity_token(started, asking, environment, file=token_file, identity=identity)
+            signer = await open_signer(started, token, asking)
+            await signer.sign(statement_bytes(_NOTHING, _CHECKED, {}))
+    except SupplyChainError as error:
+        return Check("signing", False, error.what, error.hint)
+    return Check("signing", True, f"as {signer.identity}, vouched for by {signer.issuer}; it verifies", "")
+
+
+async def _answers(questions: Sequence[tuple[str, Callable[[], Awaitable[str]]]]) -> list[Check]:
+    """Ask them all at once; the answers in their order."""
+    answers: dict[int, Check] = {}
+
+    async def ask(number: int, name: str, question: Callable[[], Awaitable[str]]) -> None:
+        try:
+            answers[number] = Check(name, True, await question(), "")
+        except SupplyChainError as error:
+            answers[number] = Check(name, False, error.what, error.hint)
+
+    async with anyio.create_task_group() as tasks:
+        for number, (name, question) in enumerate(questions):
+            tasks.start_soon(ask, number, name, question)
+    return [answers[number] for number in range(len(questions))]
 
 
 def _validity(trust: Trust) -> Check:
@@ -92,16 +127,16 @@ class _Asking:
         self._trust = trust
         self._client = client
 
-    def asks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+    def questions(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
         """Kind and question of each service to sign with; none for a trust that can only verify."""
         config = self._trust.config
         if config is None:
             return []
         kinds: tuple[tuple[str, Sequence[Service], Callable[[Service], Awaitable[str]]], ...] = (
-            ("issuer", config.oidc_urls, self._issuer),
+            ("identity issuer", config.oidc_urls, self._issuer),
             ("certificate authority", config.ca_urls, self._authority),
             ("transparency log", config.rekor_tlog_urls, self._log),
-            ("timestamper", config.tsa_urls, self._timestamper),
+            ("timestamp authority", config.tsa_urls, self._timestamper),
         )
         return [
             (kind, partial(question, service)) for kind, services, question in kinds for service in services
@@ -123,12 +158,10 @@ class _Asking:
     async def _authority(self, service: Service) -> str:
         """Its roots are trusted, and it knows the issuer."""
         roots = {fingerprint(_chain(one)[-1]) for one in self._trust.root.certificate_authorities}
-        answered = [chain for chain in await self._client.authority_chains(service.url) if chain]
-        strangers = [chain for chain in answered if fingerprint(chain[-1]) not in roots]
-        if strangers or not answered:
-            found = fingerprint(strangers[0][-1]) if strangers else "none"
+        answered = [fingerprint(chain[-1]) for chain in await self._client.authority_chains(service.url)]
+        if strangers := [root for root in answered if root not in roots]:
             raise TrustError(
-                f"{service.url}: its root is {found}, the trusted root has {', '.join(sorted(roots))}",
+                f"{service.url}: its root is {strangers[0]}, trusted are {', '.join(sorted(roots))}",
                 _RENEWED,
             )
         issuers = await self._client.issuers(service.url)
@@ -141,7 +174,7 @@ class _Asking:
                     f'add to its configuration, under oidc-issuers: "{issuer}": '
                     f'{{issuer-url: "{issuer}", client-id: sigstore, type: …}}',
                 )
-        return f"{service.url}: its root {fingerprint(answered[0][-1])} is trusted, it knows the issuer"
+        return f"{service.url}: its root {answered[0]} is trusted, it knows the issuer"
 
     async def _log(self, service: Service) -> str:
         """Its newest checkpoint is by a trusted key, and its origin is that log's host."""
@@ -168,26 +201,18 @@ class _Asking:
 
     async def _timestamper(self, service: Service) -> str:
         """It stamps with a trusted certificate, at this machine's time."""
-        refused: SupplyChainError | None = None
-        for authority in self._trust.root.timestamp_authorities:
-            chain = _chain(authority)
-            if len(chain) < 2:
-                continue
-            try:
-                stamped = await self._client.stamp(service.url, chain)
-            except TrustError as error:
-                refused = error
-                continue
-            ahead = datetime.now(UTC) - stamped
-            if abs(ahead) > _CLOCK:
-                seconds = abs(ahead).total_seconds()
-                side = "ahead of" if ahead > timedelta(0) else "behind"
-                raise TrustError(
-                    f"{service.url}: this machine's clock is {seconds:.0f} s {side} its",
-                    "set this machine's clock (timedatectl set-ntp true), or the timestamper's",
-                )
-            return f"{service.url}: its certificate is trusted, the clocks agree"
-        raise refused or TrustError(
-            f"{service.url}: the trusted root has no timestamper with its whole chain",
-            "make a new trust with --tsa-chain",
-        )
+        stamp = await self._client.stamp(service.url)
+        ahead = datetime.now(UTC) - stamp.time
+        if abs(ahead) > _CLOCK:
+            seconds = abs(ahead).total_seconds()
+            raise TrustError(
+                f"{service.url}: this machine's clock is {seconds:.0f} s "
+                f"{'ahead of' if ahead > timedelta(0) else 'behind'} its",
+                "set this machine's clock (timedatectl set-ntp true), or the timestamp authority's",
+            )
+        chains = [_chain(authority) for authority in self._trust.root.timestamp_authorities]
+        if not any(len(chain) > 1 and stamp.is_by(chain) for chain in chains):
+            raise TrustError(
+                f"{service.url}: its timestamp is by none of the {len(chains)} trusted authorities", _RENEWED
+            )
+        return f"{service.url}: its certificate is trusted, the clocks agree"

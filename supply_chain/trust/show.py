@@ -93,7 +93,7 @@ class TrustShown:
             yield f"  signs as {self.embedded.identity}, for whom {self.embedded.issuer} vouches"
         for kind, authorities in (
             ("certificate authority", self.certificate_authorities),
-            ("timestamper", self.timestampers),
+            ("timestamp authority", self.timestampers),
         ):
             for authority in authorities:
                 yield f"{kind} {authority.url}, trusted {_period(authority.trusted)}"
@@ -122,7 +122,7 @@ def show(trust: Trust) -> TrustShown:
             "issuer": _services(config.oidc_urls),
             "certificate_authority": _services(config.ca_urls),
             "transparency_log": _services(config.rekor_tlog_urls),
-            "timestamper": _services(config.tsa_urls),
+            "timestamp_authority": _services(config.tsa_urls),
         }
     )
     return TrustShown(

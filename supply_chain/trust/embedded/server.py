@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
@@ -48,11 +48,13 @@ async def serving(answer: Callable[[Request], Answer], port: int = 0) -> AsyncIt
 
     async def connection(stream: SocketStream) -> None:
         async with connections, stream:
-            with suppress(
-                anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError, TimeoutError
-            ):
+            try:
                 with anyio.fail_after(_PATIENCE):
                     await _serve(stream, answer, workers)
+            except _GONE:
+                pass
+            except Exception:  # one connection must not end the others
+                _logger.exception("a connection failed")
 
     failed: Exception | None = None
     async with listener, anyio.create_task_group() as tasks:
@@ -60,26 +62,32 @@ async def serving(answer: Callable[[Request], Answer], port: int = 0) -> AsyncIt
         bound = listener.extra(SocketAttribute.local_port)
         try:
             yield f"http://127.0.0.1:{bound}"
-        except Exception as error:
-            # The task group would wrap an error that is the caller's own.
+        except Exception as error:  # out of the group it would be an ExceptionGroup
             failed = error
         tasks.cancel_scope.cancel()
     if failed is not None:
         raise failed
 
 
+_GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError)
+
+
 async def _serve(
     stream: SocketStream, answer: Callable[[Request], Answer], workers: anyio.CapacityLimiter
 ) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
+    body = True
     try:
         request = await _read(stream, connection)
+        body = request.method != "HEAD"
+        if request.method not in ("GET", "POST"):
+            raise Refused("the methods are GET and POST", 405)
         result = await anyio.to_thread.run_sync(_answered, answer, request, limiter=workers)
     except Refused as refused:
         result = refused.answer()
     except h11.RemoteProtocolError as error:
         result = Refused("the request is not HTTP/1.1, or too large", error.error_status_hint).answer()
-    await _write(stream, connection, result)
+    await _write(stream, connection, result, body=body)
 
 
 def _answered(answer: Callable[[Request], Answer], request: Request) -> Answer:
@@ -115,7 +123,10 @@ async def _read(stream: SocketStream, connection: h11.Connection) -> Request:
                 break
             case _:
                 raise anyio.EndOfStream
-    target = urlsplit(head.target.decode("latin-1"))
+    try:
+        target = urlsplit(head.target.decode("latin-1"))
+    except ValueError:
+        raise Refused("the request's target is no path") from None
     return Request(
         method=head.method.decode(),
         path=target.path,
@@ -125,7 +136,7 @@ async def _read(stream: SocketStream, connection: h11.Connection) -> Request:
     )
 
 
-async def _write(stream: SocketStream, connection: h11.Connection, answer: Answer) -> None:
+async def _write(stream: SocketStream, connection: h11.Connection, answer: Answer, *, body: bool) -> None:
     headers = [
         ("content-type", answer.content_type),
         ("content-length", str(len(answer.body))),
@@ -135,7 +146,7 @@ async def _write(stream: SocketStream, connection: h11.Connection, answer: Answe
     response = h11.Response(status_code=answer.status, headers=headers, reason=reason)
     content = (
         connection.send(response),
-        connection.send(h11.Data(answer.body)),
+        connection.send(h11.Data(answer.body)) if body else None,
         connection.send(h11.EndOfMessage()),
     )
     await stream.send(b"".join(one for one in content if one))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import anyio
 import httpx
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -93,6 +94,36 @@ def test_a_header_over_the_limit_is_refused(url: str) -> None:
 def test_what_is_no_http_is_refused(url: str, content: bytes) -> None:
     assert raw(url, content).startswith(b"HTTP/1.1 400 ")
     assert alive(url)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS"])
+def test_other_methods_are_refused(url: str, method: str) -> None:
+    assert httpx.request(method, f"{url}/echo").status_code == 405
+    assert alive(url)
+
+
+def test_a_target_that_is_no_path_is_refused(url: str) -> None:
+    assert raw(url, b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert raw(url, b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 40")
+    assert alive(url)
+
+
+def test_a_failure_inside_is_the_caller_s_own() -> None:
+    async def fail() -> None:
+        async with server.serving(answer):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        anyio.run(fail)
+
+
+def test_it_ends_with_what_it_was_started_for() -> None:
+    async def once() -> str:
+        async with server.serving(answer) as url:
+            return url
+
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(anyio.run(once))
 
 
 def test_a_client_that_goes_away_is_forgotten(url: str) -> None:
