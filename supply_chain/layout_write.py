@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryFile
 
 from supply_chain.errors import LayoutError
 from supply_chain.layout import Layout, open_layout
@@ -52,11 +53,17 @@ def hang(layout: Layout, referrers: Sequence[Referrer], *, replacing: Collection
             _write(folder / "index.json", index.to_bytes())
             _sync(folder)
     except OSError as error:
-        raise LayoutError(
-            f"{folder}: can't be written: {error.strerror or error}",
-            "see that there is space, and that the folder and blobs/sha256 in it are yours to write to",
-        ) from None
+        raise _unwritable(folder, error) from None
     return open_layout(folder)
+
+
+def check_writable(layout: Layout) -> None:
+    """Raise LayoutError when files can't come into the layout now, so that `hang` could not write."""
+    try:
+        for folder in (layout.folder, layout.folder / "blobs" / "sha256"):
+            TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _unwritable(layout.folder, error) from None
 
 
 @contextmanager
@@ -68,6 +75,13 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _unwritable(folder: Path, error: OSError) -> LayoutError:
+    return LayoutError(
+        f"{folder}: can't be written: {error.strerror or error}",
+        "see that there is space, and that the folder and blobs/sha256 in it are yours to write to",
+    )
 
 
 def _holds(path: Path, content: bytes) -> bool:

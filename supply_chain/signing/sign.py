@@ -5,7 +5,8 @@
 3. The trust says where to sign, and a token who signs (signing/token_sources.py).
 4. If the layout holds the three statements already, by this signer and verified with this trust, that is
    all: nothing is signed twice.
-5. A certificate names the signer (signing/sigstore_signer.py); if it alone could tell, 4 is asked again.
+5. The layout can be written to. A certificate names the signer (signing/sigstore_signer.py); if it alone
+   could tell, 4 is asked again.
 6. The three statements are made; the provenance's builder is whom the certificate names.
 7. Each is signed, logged and verified.
 8. Blobs, manifests and index are written, all or nothing (layout_write.py).
@@ -24,7 +25,7 @@ import anyio
 from pipelines.definition import Json
 from supply_chain.errors import InvalidDocument, ServiceDown
 from supply_chain.layout import Layout, open_layout
-from supply_chain.layout_write import hang
+from supply_chain.layout_write import check_writable, hang
 from supply_chain.oci import parse_object
 from supply_chain.provenance import BuildRecord, complete, parse_provenance, read_build_record
 from supply_chain.referrer import write_referrer
@@ -37,7 +38,7 @@ from supply_chain.statement import PROVENANCE, SBOM, SIGNATURE, statement_bytes
 from supply_chain.trust import Trust, running
 from supply_chain.verify.bundle import BundleVerifier
 from supply_chain.verify.policy import Rule, Signer, SignerPolicy
-from supply_chain.verify.signatures import Signed, Statements, read_bundles
+from supply_chain.verify.signatures import Statements, by_signer, read_bundles
 from supply_chain.verify.source import LayoutSource
 
 # The three statements, in the order of their manifests.
@@ -117,6 +118,7 @@ async def _sign(
     for who, said in there.items():
         if who.issuer == token.issuer and token.may_name(who.identity) and parts.are(who, said):  # (4)
             return _already(layout, who, said)
+    check_writable(layout)  # (5)
     signer = await open_signer(trust, token, asking)  # (5)
     who = Signer(signer.identity, signer.issuer)
     old: Statements = there.get(who, {})
@@ -183,19 +185,14 @@ def _read_parts(layout: Layout) -> _Parts:
     return _Parts(layout.image.digest, sbom, read_build_record(layout.folder))
 
 
-async def _bundles(layout: Layout, trust: Trust) -> dict[Signer, dict[str, list[Signed]]]:
-    """What hangs on the image already, by signer and predicate type, the newest first. What does not verify
-    may be another trust's, and is none of our business.
+async def _bundles(layout: Layout, trust: Trust) -> Mapping[Signer, Statements]:
+    """What hangs on the image already. What does not verify may be another trust's, and is none of our
+    business.
     """
     source, image = LayoutSource(layout), layout.image.digest
     hanging = await source.referrers(image)
     signed, _ = await read_bundles(source, hanging, image, BundleVerifier(trust.root), _ANYONE)
-    found: dict[Signer, dict[str, list[Signed]]] = {}
-    for one in sorted(signed, key=lambda one: one.bundle.time, reverse=True):
-        found.setdefault(one.bundle.signer, {}).setdefault(one.bundle.statement.predicate_type, []).append(
-            one
-        )
-    return found
+    return by_signer(signed)
 
 
 def _already(layout: Layout, who: Signer, said: Statements) -> SignResult:

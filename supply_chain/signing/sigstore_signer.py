@@ -42,7 +42,7 @@ from supply_chain.errors import SigningError, SupplyChainError, TokenError, Trus
 from supply_chain.registry.wire import Answer
 from supply_chain.signing.requests_bridge import Bridge
 from supply_chain.signing.services import Services, explanation, named
-from supply_chain.signing.signer import SignedStatement
+from supply_chain.signing.signer import SignedStatement, Signer
 from supply_chain.signing.tokens import IdentityToken
 from supply_chain.statement import parse_statement
 from supply_chain.trust import Trust
@@ -53,7 +53,7 @@ _AUTHORITY, _LOG, _TIMESTAMPER = "certificate authority", "transparency log", "t
 _CHECK = "check that the trust is the one of these services: disk-image trust check"
 
 
-async def open_signer(trust: Trust, token: IdentityToken, services: Services) -> SigstoreSigner:
+async def open_signer(trust: Trust, token: IdentityToken, services: Services) -> Signer:
     """A signer with a certificate for the token's identity, from the services of `trust`, which are up.
 
     Raises TokenError before any service is asked, TrustError when the trust can't sign, SigningError and
@@ -79,7 +79,7 @@ def signing_config(trust: Trust) -> SigningConfig:
     return config
 
 
-def _open(trust: Trust, token: IdentityToken, services: Services) -> SigstoreSigner:
+def _open(trust: Trust, token: IdentityToken, services: Services) -> _SigstoreSigner:
     config = signing_config(trust)
     root = trust.trusted_root
     verifier = Verifier(trusted_root=root)
@@ -98,7 +98,7 @@ def _open(trust: Trust, token: IdentityToken, services: Services) -> SigstoreSig
     Bridge(services, _AUTHORITY, partial(_refused_token, where, token)).carry(fulcio.session)
     with _usable(where, token.secret):
         client, certificate = _certificate(where, token, context, verifier)
-        signer = SigstoreSigner(client, certificate, log, timestampers, trust.root, services)
+        signer = _SigstoreSigner(client, certificate, log, timestampers, trust.root, services)
     for timestamper in timestampers:
         timestamper.certificate = certificate
     return signer
@@ -134,9 +134,7 @@ def _certificate(
     return client, certificate
 
 
-class SigstoreSigner:
-    """Make one with `open_signer`."""
-
+class _SigstoreSigner:
     def __init__(
         self,
         client: sign.Signer,
@@ -158,16 +156,13 @@ class SigstoreSigner:
 
     @property
     def identity(self) -> str:
-        """Whom the certificate names."""
         return self._signer.identity
 
     @property
     def issuer(self) -> str:
-        """Who vouched for that identity, a URL."""
         return self._signer.issuer
 
     async def sign(self, statement: bytes) -> SignedStatement:
-        """Sign an in-toto statement and verify the bundle. Raises SigningError, ServiceDown."""
         return await anyio.to_thread.run_sync(self._sign, statement)
 
     def _sign(self, statement: bytes) -> SignedStatement:

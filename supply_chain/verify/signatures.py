@@ -78,14 +78,20 @@ async def read_bundles(
     return signed, ignored
 
 
+def by_signer(signed: Sequence[Signed]) -> Mapping[Signer, Statements]:
+    """What each signer says."""
+    said: dict[Signer, dict[str, list[Signed]]] = defaultdict(lambda: defaultdict(list))
+    for each in sorted(signed, key=lambda one: one.bundle.time, reverse=True):
+        said[each.bundle.signer][each.bundle.statement.predicate_type].append(each)
+    return said
+
+
 def whole_set(signed: Sequence[Signed], ignored: Sequence[Ignored]) -> tuple[Signer, Statements]:
     """The signer who made all three, a signature, an SBOM and a provenance; of several, who signed last.
 
     Raises VerificationError when there is none.
     """
-    said: dict[Signer, dict[str, list[Signed]]] = defaultdict(lambda: defaultdict(list))
-    for each in sorted(signed, key=lambda one: one.bundle.time, reverse=True):
-        said[each.bundle.signer][each.bundle.statement.predicate_type].append(each)
+    said = by_signer(signed)
     whole = {signer: statements for signer, statements in said.items() if KINDS.keys() == statements.keys()}
     if whole:
         return max(whole.items(), key=lambda one: one[1][SIGNATURE][0].bundle.time)

@@ -4,6 +4,8 @@ that leaves the layout as it was, and then the same call completes.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,8 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from supply_chain.errors import ServiceDown, SigningError, SupplyChainError
+from supply_chain import layout_write
+from supply_chain.errors import LayoutError, ServiceDown, SigningError, SupplyChainError
 from supply_chain.signing.sign import sign_layout
 from tests.supply_chain.conftest import Waits
 from tests.supply_chain.registry_server import Fault, Planned
@@ -188,6 +191,18 @@ def test_the_log_has_no_entry_that_lacks_its_timestamp(fault: Fault, behind: Beh
     with pytest.raises(SigningError):
         behind.sign()
     assert behind.proxy.asked(LOG) == 0
+
+
+def test_a_layout_that_takes_nothing_is_told_before_anything_is_asked(
+    behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(layout_write, "TemporaryFile", read_only)
+    with fails(behind, LayoutError, "can't be written: Read-only file system"):
+        behind.sign()
+    assert not behind.proxy.seen
 
 
 def test_all_has_one_deadline(behind: Behind) -> None:
