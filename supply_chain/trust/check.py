@@ -95,11 +95,9 @@ def _validity(trust: Trust) -> Check:
     now = datetime.now(UTC)
     for kind, authorities in (
         ("certificate authority", trust.root.certificate_authorities),
-        ("timestamper", trust.root.timestamp_authorities),
+        ("timestamp authority", trust.root.timestamp_authorities),
     ):
-        if not authorities and kind == "timestamper":
-            continue
-        if not any(_current(authority, now) for authority in authorities):
+        if authorities and not any(_current(authority, now) for authority in authorities):
             found = f"no {kind} is valid at this machine's time, {now:%Y-%m-%d %H:%M} UTC"
             return Check(
                 "trusted root", False, found, "set the clock, or make a new trust for new signatures"
@@ -183,19 +181,18 @@ class _Asking:
             return f"{service.url}: reachable, its checkpoint is served elsewhere, its key not seen"
         checkpoint = read_checkpoint(text, service.url)
         host = checkpoint.origin.split(" ")[0]
-        known = {
-            urlsplit(log.base_url).hostname or "": log.public_key.raw_bytes for log in self._trust.root.tlogs
-        }
-        if host in known:
+        logs = [
+            (urlsplit(log.base_url).hostname, log.public_key.raw_bytes) for log in self._trust.root.tlogs
+        ]
+        for name, key in logs:
             with suppress(UnsupportedAlgorithm):
-                if checkpoint.signed_by(host, load_der_public_key(known[host] or b"")):
-                    return (
-                        f"{service.url}: its key is trusted as {host}, it has {checkpoint.tree_size} entries"
-                    )
+                if name == host and checkpoint.signed_by(host, load_der_public_key(key or b"")):
+                    return f"{service.url}: trusted as {host}, with {checkpoint.tree_size} entries"
+        names = sorted({name or "none" for name, _ in logs})
+        if host in names:
             raise TrustError(f"{service.url}: its checkpoint is not by the trusted key of {host}", _RENEWED)
         raise TrustError(
-            f"{service.url}: its checkpoints are of {host[:200]!r}, "
-            f"the trusted root has {', '.join(sorted(known))}",
+            f"{service.url}: its checkpoints are of {host[:200]!r}, the trusted root has {', '.join(names)}",
             "start the log with its URL's host as its origin: clients take the origin from the URL",
         )
 

@@ -121,7 +121,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield new
         new.chmod(0o755)
-        for path in (*(one for one in new.rglob("*") if one.is_file()), new):
+        for path in (*new.rglob("*"), new):
             _sync(path)
         try:
             new.rename(folder)

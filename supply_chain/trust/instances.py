@@ -80,6 +80,7 @@ async def init_instance(folder: Path, instance: Instance) -> None:
     root = documents.trusted_root(
         authorities=[documents.Authority(urls.authority, chain) for chain in chains],
         logs=[documents.Log(urls.log, log_key)],
+        # no client asks a certificate log anything: it is named after the authority that uses it
         certificate_logs=[documents.Log(urls.authority, certificate_log_key)],
         timestampers=[documents.Authority(urls.timestamper, timestamper)],
         start=start,

@@ -12,7 +12,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from supply_chain.errors import TrustError
+from supply_chain.errors import InvalidDocument, TrustError
+from supply_chain.oci import parse_object
 from supply_chain.trust import documents
 from supply_chain.trust.embedded import private
 from supply_chain.trust.embedded.identity import EmbeddedTrust
@@ -106,12 +107,9 @@ def _read(path: Path) -> documents.Json:
     if len(content) > _LIMIT:
         raise TrustError(f"{path}: is larger than {_LIMIT} bytes, so it is no trust", hint)
     try:
-        loaded = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise TrustError(f"{path}: is not JSON: {error}", hint) from None
-    if not isinstance(loaded, dict):
-        raise TrustError(f"{path}: is not a JSON object", hint)
-    return loaded
+        return parse_object(content, str(path))
+    except InvalidDocument as error:
+        raise TrustError(error.what, hint) from None
 
 
 def _halves(loaded: documents.Json, file: Path) -> tuple[object, object]:

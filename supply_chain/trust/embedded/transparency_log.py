@@ -11,7 +11,8 @@ import base64
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import rfc8785
 from cryptography import x509
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from supply_chain.trust.certificates import key_id, spki
@@ -36,11 +37,17 @@ _PATH = re.compile(
     r"(\.p/(?P<width>[1-9][0-9]{0,2}))?"
 )
 
-_Content = Annotated[Base64Bytes, Field(min_length=1)]
+
+def _decoded(value: object) -> object:
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
+# bytes in JSON, as protobuf writes them
+_Content = Annotated[bytes, BeforeValidator(_decoded), Field(min_length=1)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, ser_json_bytes="base64")
+    model_config = ConfigDict(alias_generator=to_camel, strict=True, extra="forbid", frozen=True)
 
 
 class _Raw(_Model):
@@ -160,11 +167,11 @@ class TransparencyLog:
         return Answer(200, content, "application/octet-stream")
 
 
-class _Algorithm(BaseModel):
-    """What a key's details stand for."""
+@dataclass(frozen=True, slots=True)
+class _Algorithm:
+    """What a key's details stand for. `name` is the digest's, the key has `key_size` bits."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
-    name: Literal["SHA2_256", "SHA2_384", "SHA2_512"]
+    name: str
     hash: hashes.HashAlgorithm
     key_size: int
     rsa: bool = False
@@ -172,12 +179,12 @@ class _Algorithm(BaseModel):
 
 _SHA256, _SHA384, _SHA512 = hashes.SHA256(), hashes.SHA384(), hashes.SHA512()
 _ALGORITHMS = {
-    "PKIX_ECDSA_P256_SHA_256": _Algorithm(name="SHA2_256", hash=_SHA256, key_size=256),
-    "PKIX_ECDSA_P384_SHA_384": _Algorithm(name="SHA2_384", hash=_SHA384, key_size=384),
-    "PKIX_ECDSA_P521_SHA_512": _Algorithm(name="SHA2_512", hash=_SHA512, key_size=521),
-    "PKIX_RSA_PKCS1V15_2048_SHA256": _Algorithm(name="SHA2_256", hash=_SHA256, key_size=2048, rsa=True),
-    "PKIX_RSA_PKCS1V15_3072_SHA256": _Algorithm(name="SHA2_256", hash=_SHA256, key_size=3072, rsa=True),
-    "PKIX_RSA_PKCS1V15_4096_SHA256": _Algorithm(name="SHA2_256", hash=_SHA256, key_size=4096, rsa=True),
+    "PKIX_ECDSA_P256_SHA_256": _Algorithm("SHA2_256", _SHA256, 256),
+    "PKIX_ECDSA_P384_SHA_384": _Algorithm("SHA2_384", _SHA384, 384),
+    "PKIX_ECDSA_P521_SHA_512": _Algorithm("SHA2_512", _SHA512, 521),
+    "PKIX_RSA_PKCS1V15_2048_SHA256": _Algorithm("SHA2_256", _SHA256, 2048, rsa=True),
+    "PKIX_RSA_PKCS1V15_3072_SHA256": _Algorithm("SHA2_256", _SHA256, 3072, rsa=True),
+    "PKIX_RSA_PKCS1V15_4096_SHA256": _Algorithm("SHA2_256", _SHA256, 4096, rsa=True),
 }
 
 

@@ -149,10 +149,11 @@ def test_a_broken_trusted_root_is_refused(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not JSON"),
-        (b"[1]", "is not a JSON object"),
-        (b"[" * 100_000, "is not JSON"),
-        (b"\xff\xfe", "is not JSON"),
+        (b"", "expected a JSON object"),
+        (b"[1]", "expected a JSON object"),
+        (b"[" * 100_000, "expected a JSON object"),
+        (b"\xff\xfe", "expected a JSON object"),
+        (b'{"mediaType": "x", "mediaType": "y"}', "a key stands twice"),
         (b" " * (1 << 20) + b"{}", "is larger than 1048576 bytes"),
         (
             b'{"mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"}',

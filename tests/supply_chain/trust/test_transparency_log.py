@@ -155,6 +155,10 @@ BAD: dict[str, tuple[Change, str]] = {
     "neither": (lambda r: r["signature"]["verifier"].pop("publicKey"), "either a public key or X.509"),
     "no signature": (lambda r: r.pop("signature"), "invalid hashedrekord request"),
     "an empty signature": (lambda r: r["signature"].update(content=""), "invalid hashedrekord request"),
+    "base64 with something between": (
+        lambda r: r.update(digest=r["digest"][:8] + "\n%" + r["digest"][8:]),
+        "invalid hashedrekord request",
+    ),
     "no base64": (lambda r: r.update(digest="%%"), "invalid hashedrekord request"),
     "an unknown field": (lambda r: r.update(more=1), "invalid hashedrekord request"),
 }
