@@ -30,5 +30,5 @@ def unknown_licenses(expression: str) -> list[str]:
     from license_expression import get_spdx_licensing
 
     get_spdx_licensing().parse(expression, strict=False)
-    names = re.sub(r"\b(AND|OR|WITH)\b|[()]", " ", expression).split()
-    return [name for name in names if name not in license_names() and not name.startswith("LicenseRef-")]
+    names = set(re.sub("[()]", " ", expression).split()) - {"AND", "OR", "WITH"} - license_names()
+    return sorted(name for name in names if not name.startswith("LicenseRef-"))

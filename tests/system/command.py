@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supply_chain.beside import build_record_path, sbom_path
+
 ROOT = Path(__file__).parents[2]
+# A checkout says another one after each commit, a copy of it none.
+COMMIT = "1f" * 20
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,18 @@ class Built:
     @property
     def ran(self) -> list[str]:
         return [name for name, result in self.stages.items() if result == "ran"]
+
+    @property
+    def sbom(self) -> bytes:
+        """The SBOM beside the layout."""
+        return sbom_path(self.layout).read_bytes()
+
+    @property
+    def definition(self) -> Any:
+        """The build record beside the layout, but for what belongs to one run."""
+        record = json.loads(build_record_path(self.layout).read_bytes())
+        del record["runDetails"]
+        return record
 
 
 def disk_image(
@@ -46,7 +62,8 @@ def disk_image(
 
 def build(recipe: Path, output: Path, store: Path, *args: str | Path, **options: Any) -> Built:
     """Build and return what was printed; a failure shows the whole standard error."""
-    done = disk_image("build", recipe, "--output", output, "--store", store, "--json", *args, **options)
+    words = ("--output", output, "--store", store, "--git-sha", COMMIT, "--json")
+    done = disk_image("build", recipe, *words, *args, **options)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr}"
     told = json.loads(done.stdout)
     stages = {stage["name"]: stage["result"] for stage in told["stages"]}

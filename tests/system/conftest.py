@@ -26,6 +26,13 @@ def quick(warm_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.fixture(scope="session")
+def minimal(warm_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The only place where the test suite builds a kernel from source."""
+    output = tmp_path_factory.mktemp("minimal") / "layout"
+    return build(ROOT / "recipes" / "debian-minimal", output, warm_store, "--relock")
+
+
+@pytest.fixture(scope="session")
 def ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrdinaryUser]:
     """A throwaway user; needs root to make one."""
     if os.geteuid() != 0:

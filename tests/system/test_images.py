@@ -26,13 +26,6 @@ def test_quick_boots_from_a_verified_root(quick: Built, warm_store: Path, tmp_pa
     _boots(quick, warm_store, tmp_path / "console")
 
 
-@pytest.fixture(scope="module")
-def minimal(warm_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The only place where the test suite builds a kernel from source."""
-    output = tmp_path_factory.mktemp("minimal") / "layout"
-    return build(ROOT / "recipes" / "debian-minimal", output, warm_store, "--relock")
-
-
 @pytest.mark.boot
 @pytest.mark.kernel
 def test_debian_minimal_boots_its_own_kernel_from_a_verified_root(

@@ -4,11 +4,14 @@ recipe.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from supply_chain.beside import build_record_path, sbom_path
 from tests.system.command import ROOT, Built, build, disk_image
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.network, pytest.mark.timeout(1800)]
@@ -41,13 +44,28 @@ def test_nothing_changed_runs_nothing(recipe: Path, quick: Built, warm_store: Pa
     assert second.manifest_digest == first.manifest_digest
 
 
+def test_documents_that_tell_of_the_image_are_left_alone(
+    recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
+) -> None:
+    image = _build(recipe, quick, warm_store, tmp_path)
+    paths = (sbom_path(image.layout), build_record_path(image.layout))
+    before = [(path.read_bytes(), path.stat().st_ino) for path in paths]
+    _build(recipe, quick, warm_store, tmp_path)
+    assert [(path.read_bytes(), path.stat().st_ino) for path in paths] == before
+    for path in paths:
+        path.unlink()
+    _build(recipe, quick, warm_store, tmp_path)
+    assert paths[0].read_bytes() == before[0][0]
+    assert json.loads(paths[1].read_bytes())["buildDefinition"] == image.definition["buildDefinition"]
+
+
 def test_a_changed_root_file_runs_only_rootfs_and_what_follows(
     recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
 ) -> None:
     first = _build(recipe, quick, warm_store, tmp_path)
     (recipe / "in-root").write_text("two\n")
     second = _build(recipe, quick, warm_store, tmp_path)
-    assert second.ran == ["rootfs", "composefs", "image"]
+    assert second.ran == ["rootfs", "composefs", "image", "sbom"]
     assert second.manifest_digest != first.manifest_digest
     assert second.composefs_digest != first.composefs_digest
 
@@ -58,7 +76,7 @@ def test_a_changed_initramfs_file_leaves_kernel_rootfs_and_composefs_alone(
     first = _build(recipe, quick, warm_store, tmp_path)
     (recipe / "in-initramfs").write_text("two\n")
     second = _build(recipe, quick, warm_store, tmp_path)
-    assert second.ran == ["initramfs", "image"]
+    assert second.ran == ["initramfs", "image", "sbom"]
     assert second.composefs_digest == first.composefs_digest
     assert second.manifest_digest != first.manifest_digest
 
@@ -82,17 +100,20 @@ def test_another_tools_lock_that_yields_the_same_bytes_gives_the_same_image(
     """A package that no stage of the image uses joins a tools set: other tools tree, other keys, equal
     output.
     """
-    import json
-
+    # Content that no earlier run with this store has seen.
+    (recipe / "in-root").write_text(str(uuid4()))
     first = _build(recipe, quick, warm_store, tmp_path)
+    sbom, definition = first.sbom, first.definition
     lock = json.loads(quick.tools_lock.read_text())
     only_kernel = next(p for p in lock["packages"] if p["name"] == "bc" and "image" not in p["sets"])
     only_kernel["sets"] = sorted({*only_kernel["sets"], "image"})
     other = tmp_path / "tools.lock"
     other.write_text(json.dumps(lock))
     second = build(recipe, tmp_path / "layout", warm_store, "--tools-lock", other)
-    assert "tools-image" in second.ran
     assert "rootfs" in second.ran
     assert second.manifest_digest == first.manifest_digest
     # Equal output stops the work: packages has a tools set of its own and did not run.
     assert "packages" not in second.ran
+    # What the image was built with is no part of it, but of what is said about it.
+    assert second.sbom != sbom
+    assert second.definition != definition

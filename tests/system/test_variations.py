@@ -1,4 +1,4 @@
-"""The same manifest digest, whoever builds it, wherever and whenever.
+"""The same manifest digest, SBOM and build definition, whoever builds it, wherever and whenever.
 
 Each build starts from an empty store, with the mirror filled (`--pool`), and varies several things at
 once; its id says what.
@@ -22,6 +22,12 @@ YEAR = "+365d"
 
 def _pool(store: Path) -> Path:
     return store / "blobs" / "sha256"
+
+
+def _same(again: Built, quick: Built) -> None:
+    assert again.manifest_digest == quick.manifest_digest
+    assert again.sbom == quick.sbom
+    assert again.definition == quick.definition
 
 
 def _clock_a_year_ahead(folder: Path) -> Path | None:
@@ -61,7 +67,7 @@ def test_root_from_an_empty_store_in_another_folder(quick: Built, warm_store: Pa
         env={"TMPDIR": os.fspath(tmp_path)},
     )  # fmt: skip
     assert set(again.stages.values()) == {"ran"}
-    assert again.manifest_digest == quick.manifest_digest
+    _same(again, quick)
 
 
 def test_ordinary_user_other_umask_timezone_locale_folder_and_scratch_on_disk(
@@ -90,7 +96,7 @@ def test_ordinary_user_other_umask_timezone_locale_folder_and_scratch_on_disk(
         cwd=user.code, python="/usr/bin/python3",
     )  # fmt: skip
     assert set(again.stages.values()) == {"ran"}
-    assert again.manifest_digest == quick.manifest_digest
+    _same(again, quick)
 
 
 @pytest.mark.skipif(
@@ -110,4 +116,4 @@ def test_one_processor_other_hostname_clock_a_year_ahead_and_no_network(
     )  # fmt: skip
     assert (wrapper / "used").exists(), "the clock was not varied"
     assert set(again.stages.values()) == {"ran"}
-    assert again.manifest_digest == quick.manifest_digest
+    _same(again, quick)
