@@ -58,10 +58,11 @@ async def init_instance(folder: Path, instance: Instance) -> None:
     UsageError for a URL that is none.
     """
     urls = documents.Services(
-        authority=_url("--fulcio", instance.authority),
+        # clients put paths behind these; an issuer's name is compared letter for letter
+        authority=_url("--fulcio", instance.authority).rstrip("/"),
         issuer=_url("--issuer", instance.issuer),
-        log=_url("--rekor", instance.log),
-        timestamper=_url("--tsa", instance.timestamper),
+        log=_url("--rekor", instance.log).rstrip("/"),
+        timestamper=_url("--tsa", instance.timestamper).rstrip("/"),
     )
     log_key, certificate_log_key = _key(instance.log_key), _key(instance.certificate_log_key)
     async with service_client() as client:
@@ -91,7 +92,7 @@ async def init_instance(folder: Path, instance: Instance) -> None:
 
 
 def _url(flag: str, url: str) -> str:
-    """The URL without a slash at its end: clients put paths behind it."""
+    """The URL, when it is one that a service can have."""
     try:
         parts = urlsplit(url)
         fine = parts.scheme in ("http", "https") and parts.hostname and not (parts.username or parts.query)
@@ -99,9 +100,11 @@ def _url(flag: str, url: str) -> str:
         fine = False
     if not fine:
         raise UsageError(
-            f"{flag} {url[:200]!r} is no URL of a service", "give it as https://host or https://host:port"
+            # what may be a password is left out
+            f"{flag} {url.rpartition('@')[2][:200]!r} is no URL of a service",
+            "give it as https://host or https://host:port",
         )
-    return url.rstrip("/")
+    return url
 
 
 def _read(path: Path) -> bytes:

@@ -114,12 +114,20 @@ def test_chains_that_are_given_are_not_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--fulcio", "--rekor", "--tsa", "--issuer"])
 @pytest.mark.parametrize(
-    "url", ["fulcio.example", "ftp://x", "http://", "https://u:p@x", "https://[", "https://x?a=b"]
+    "url", ["fulcio.example", "ftp://x", "http://", "https://u:passw0rd@x", "https://[", "https://x?a=b"]
 )
 def test_a_url_that_is_none_is_wrong_use(tmp_path: Path, flag: str, url: str) -> None:
     names = {"--fulcio": "authority", "--rekor": "log", "--tsa": "timestamper", "--issuer": "issuer"}
-    with pytest.raises(UsageError, match=flag):
+    with pytest.raises(UsageError, match=flag) as caught:
         made(tmp_path, lambda given: replace(given, **{names[flag]: url}))  # type: ignore[arg-type]
+    assert "passw0rd" not in caught.value.what
+
+
+def test_an_issuer_s_name_keeps_its_slash(tmp_path: Path) -> None:
+    trust = made(tmp_path, lambda given: replace(given, issuer="https://issuer.example/"))
+    assert trust.config is not None
+    assert trust.config.oidc_urls[0].url == "https://issuer.example/"
+    assert not trust.config.ca_urls[0].url.endswith("/")
 
 
 def refuse(tmp_path: Path, message: str, **answers: Callable[[Request], Answer]) -> None:
