@@ -57,12 +57,11 @@ def test_a_request_and_its_answer_go_through(server: FaultyServer, policy: Polic
     assert "x-else" not in seen.headers
 
 
-def _log(server: FaultyServer, location: str) -> Callable[[Request], Reply]:
+def _log(location: str | None) -> Callable[[Request], Reply]:
     """A log that has the entry already, as Rekor 1 says it."""
 
-    there = Reply(
-        409, b'{"code":409,"message":"an equivalent entry already exists"}', {"Location": location}
-    )
+    headers = {} if location is None else {"Location": location}
+    there = Reply(409, b'{"code":409,"message":"an equivalent entry already exists"}', headers)
 
     def answer(request: Request) -> Reply:
         return Reply(200, ENTRY) if request.method == "GET" else there
@@ -74,7 +73,7 @@ def _log(server: FaultyServer, location: str) -> Callable[[Request], Reply]:
 def test_an_entry_that_the_log_has_already_is_fetched(
     location: str, server: FaultyServer, policy: Policy
 ) -> None:
-    server.answer = _log(server, location)
+    server.answer = _log(location)
     response = ask(policy, lambda session: session.post(f"{server.url}/api/v1/log/entries", json={}))
     assert (response.status_code, response.content) == (200, ENTRY)
     assert [(one.method, one.path) for one in server.seen] == [
@@ -84,10 +83,10 @@ def test_an_entry_that_the_log_has_already_is_fetched(
 
 
 @pytest.mark.parametrize(
-    "location", ["http://elsewhere.example/entry", "//elsewhere.example/entry", "file:///etc"]
+    "location", [None, "http://elsewhere.example/entry", "//elsewhere.example/entry", "file:///etc"]
 )
-def test_an_entry_elsewhere_is_not(location: str, server: FaultyServer, policy: Policy) -> None:
-    server.answer = _log(server, location)
+def test_an_entry_elsewhere_is_not(location: str | None, server: FaultyServer, policy: Policy) -> None:
+    server.answer = _log(location)
     with pytest.raises(SigningError, match="HTTP 409: an equivalent entry already exists"):
         ask(policy, lambda session: session.post(f"{server.url}/api/v1/log/entries", json={}))
     assert len(server.seen) == 1

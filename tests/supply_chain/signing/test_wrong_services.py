@@ -13,13 +13,19 @@ from typing import Any
 
 import anyio
 import pytest
+import sigstore.sign
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from supply_chain import layout_write
 from supply_chain.errors import SigningError, TokenError, TrustError
-from supply_chain.signing.sign import sign_layout
-from supply_chain.signing.tokens import CLOCK_SKEW
+from supply_chain.referrer import write_referrer
+from supply_chain.signing.services import services
+from supply_chain.signing.sign import KINDS, sign_layout
+from supply_chain.signing.sigstore_signer import open_signer
+from supply_chain.signing.tokens import CLOCK_SKEW, read_token
+from supply_chain.statement import statement_bytes
 from supply_chain.trust import init_embedded, load_trust
 from supply_chain.trust.certificates import pem
 from supply_chain.trust.embedded import answers, authority, private, timestamper
@@ -31,7 +37,7 @@ from supply_chain.trust.embedded.services import Services
 from tests.supply_chain.signing.faulty import Reply, Request
 from tests.supply_chain.signing.jwt_texts import GITEA, token
 from tests.supply_chain.signing.test_faults import completes, fails
-from tests.supply_chain.signing.through_proxy import AUTHORITY, LOG, TIMESTAMPER, Behind
+from tests.supply_chain.signing.through_proxy import AUTHORITY, IDENTITY, LOG, TIMESTAMPER, Behind
 
 HOUR = timedelta(hours=1)
 
@@ -297,3 +303,60 @@ def test_a_password_in_netrc_is_not_sent_in_the_tokens_place(
     sent = [one.headers.get("authorization", "") for one in behind.proxy.seen]
     assert sent == [f"Bearer {behind.environment['DISK_IMAGE_IDENTITY_TOKEN']}", *[""] * 6]
     assert base64.b64encode(b"me:c4n4ry").decode() not in str(behind.proxy.seen)
+
+
+def test_a_certificate_that_expires_before_all_is_signed(
+    behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(request: Request) -> Reply:
+        monkeypatch.setattr(sigstore.sign, "datetime", shifted(HOUR))
+        return behind.forward(request)
+
+    behind.answers(LOG, slow)
+    with fails(behind, SigningError, "the signing certificate expired before all was signed"):
+        behind.sign()
+    monkeypatch.undo()
+    completes(behind)
+
+
+def test_a_trusted_root_that_lacks_a_log(behind: Behind) -> None:
+    root = behind.embedded.root.model_copy(update={"ctlogs": []})
+    trust = replace(behind.trust, root=root)
+    with fails(behind, TrustError, "trusted root: CTFE keys not found"):
+        anyio.run(sign_layout, behind.layout.folder, trust, behind.environment)
+
+
+def test_whom_only_the_certificate_can_name_is_signed_for_once(behind: Behind) -> None:
+    """Fulcio may make the name of claims as its operators say: then the certificate is asked for."""
+    embedded = behind.embedded.embedded
+    assert embedded is not None
+    behind.environment["DISK_IMAGE_IDENTITY_TOKEN"] = embedded.issue_token("https://git.example/job/7")
+
+    def by_template(request: Request) -> Reply:
+        bearer = f"Bearer {embedded.issue_token(IDENTITY)}"
+        return behind.forward(replace(request, headers={**request.headers, "authorization": bearer}))
+
+    behind.answers(AUTHORITY, by_template)
+    first = behind.sign()
+    assert (first.signed, first.identity) == (True, IDENTITY)
+    asked = [one.path for one in behind.proxy.seen]
+    again = behind.sign()
+    assert (again.signed, again.manifests) == (False, first.manifests)
+    assert [one.path for one in behind.proxy.seen] == [*asked, AUTHORITY]
+
+
+def test_provenance_of_another_form_is_replaced(behind: Behind) -> None:
+    image = behind.layout.image
+
+    async def sign_something() -> None:
+        token = read_token(behind.environment["DISK_IMAGE_IDENTITY_TOKEN"], "the test")
+        async with services() as asking:
+            signer = await open_signer(behind.trust, token, asking)
+            for kind in KINDS:
+                signed = await signer.sign(statement_bytes(image.digest, kind, {}))
+                referrer = write_referrer(signed.bundle, image, predicate_type=kind, created=signed.time)
+                layout_write.hang(behind.layout, [referrer])
+
+    anyio.run(sign_something)
+    assert behind.sign().signed
+    behind.verify()
