@@ -110,6 +110,9 @@ def _notify(verbs: Verbs) -> None:
     )
     notify.add_argument("ref", metavar="REF", help=_REF)
     _platform(notify, required=True)
+    notify.add_argument(
+        "--delivery-id", metavar="ID", help="send an earlier delivery again, under the id that it had"
+    )
     _registry(notify)
 
 
@@ -207,6 +210,13 @@ def _platform(parser: Parser, *, required: bool) -> None:
     )
     parser.add_argument("--webhook-secret-file", type=Path, metavar="FILE", help="the webhook's secret")
     parser.add_argument("--git-sha", metavar="SHA", help="the commit (else what the provenance says)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long to go on telling a platform that does not answer, or asks to wait (else 600)",
+    )
 
 
 def _registry(parser: Parser) -> None:

@@ -12,11 +12,12 @@ import hmac
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook as ReferenceWebhook
 from standardwebhooks import WebhookVerificationError
@@ -77,6 +78,10 @@ class Delivery:
     times: int = 1
 
 
+def _nothing() -> None:
+    """Without a hook."""
+
+
 class WebhookServer(ThreadingHTTPServer):
     """Change the public attributes between requests. `up` False: it takes connections and cuts them."""
 
@@ -93,6 +98,9 @@ class WebhookServer(ThreadingHTTPServer):
         self.secret = SECRET
         self.always_200 = False
         self.echo = ""
+        # called for each request: when it arrives, and when it was taken and is to be answered
+        self.on_arrival: Callable[[], None] = _nothing
+        self.on_answer: Callable[[], None] = _nothing
         self.retry_after = "1"
 
     @property
@@ -175,6 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self) -> None:
         server = self.server
+        server.on_arrival()
         with server.lock:
             planned = next((one for one in server.faults if one.times > 0), None)
             if planned is not None:
@@ -228,6 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.FAILURE:
             return self._answer(200, {"success": False, "status": "queued"})
         status, said = self._judge(headers, body, good)
+        self.server.on_answer()
         if fault is Fault.CUT_AFTER:
             raise _Cut
         content = json.dumps(said).encode()
@@ -248,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _judge(self, headers: Mapping[str, str], body: bytes, good: bool) -> tuple[int, dict[str, object]]:
         """As the contract says."""
-        if self.path != PATH:
+        if urlsplit(self.path).path != PATH:
             return 404, {"success": False, "status": "error", "reason": "unknown_webhook"}
         if not good:
             return 401, {"success": False, "status": "error", "reason": "bad_signature"}
