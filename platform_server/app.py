@@ -12,9 +12,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from platform_server.api import documented
 from platform_server.errors import Refused, TooOften, shown
 from platform_server.limits import BodyLimits
+from platform_server.routes import built, events, node_platforms, publications, webhooks
 from platform_server.state_folder import Platform
 
 log = logging.getLogger(__name__)
@@ -40,9 +43,14 @@ def create_app(platform: Platform) -> FastAPI:
         openapi_url=f"{PREFIX}/openapi.json",
     )
     app.state.platform = platform
+    app.add_middleware(LastResort)
     app.add_middleware(BodyLimits, limits=platform.settings.limits, streamed=lambda path: False)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
+
+    app.include_router(built.router(platform), prefix=PREFIX)
+    for routes in (node_platforms, publications, webhooks, events):
+        app.include_router(documented(routes.router), prefix=PREFIX)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -50,6 +58,32 @@ def create_app(platform: Platform) -> FastAPI:
         return {"status": "ok"}
 
     return app
+
+
+class LastResort:
+    """What nobody expected is logged and answered with 500, and the connection stays usable."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception:
+            log.exception("%s %s failed", scope.get("method"), scope.get("path"))
+            if started:
+                raise
+            answer = _answer(
+                500, "the platform failed to answer", "its log has the reason; send the request again later"
+            )
+            await answer(scope, receive, send)
 
 
 def answer_refused(request: Request, error: Refused) -> JSONResponse:
@@ -75,13 +109,6 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
     )
 
 
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _answer(
-        500, "the platform failed to answer", "its log has the reason; the request may be sent again"
-    )
-
-
 def _answer(status: int, what: str, hint: str, headers: Any = None) -> JSONResponse:
     return JSONResponse({"success": False, "error": what, "hint": hint}, status, headers)
 
@@ -90,5 +117,4 @@ _HANDLERS: dict[Any, Callable[..., JSONResponse]] = {
     Refused: answer_refused,
     RequestValidationError: _invalid,
     HTTPException: _http,
-    Exception: _unexpected,
 }

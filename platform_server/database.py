@@ -3,9 +3,9 @@
 A unit of work is a function of a Session. It may run again when the database asks for that (another process
 wrote first), so it has no other effect than its transaction. What it returns outlives the session.
 
-On SQLite one writer at a time gets the write lock when it begins, and readers see the state at their
-beginning (WAL). On a server database `SELECT … FOR UPDATE` does the same for the rows that matter: whoever
-changes a publication or what a platform boots holds that platform's row.
+On SQLite one transaction at a time writes, and holds the units of work that waited for it; readers see the
+state at their beginning (WAL). On a server database `SELECT … FOR UPDATE` does the same for the rows that
+matter: whoever changes a publication or what a platform boots holds that platform's row.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import random
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -37,6 +38,24 @@ _FIRST_WAIT = 0.02
 _RETRY_STATES = frozenset({"40001", "40P01"})
 _WRITES = "platform_writes"
 READERS = 4
+# Units of work in one transaction.
+GROUP = 64
+
+
+class _Waiting(Generic[_Result]):
+    """A unit of work that waits for its turn, and then what came of it."""
+
+    def __init__(self, work: Work[_Result]) -> None:
+        self.work = work
+        self.done = False
+        self.error: BaseException | None = None
+        self.value: _Result | None = None
+
+    def result(self) -> _Result:
+        """What the work returned; raises what it raised."""
+        if self.error is not None:
+            raise self.error
+        return cast(_Result, self.value)
 
 
 class Database:
@@ -50,6 +69,7 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         self._writers = self.engine.execution_options(**{_WRITES: True})
         self._turn = threading.Lock()
+        self._waiting: deque[_Waiting[Any]] = deque()
         self._reading: anyio.CapacityLimiter | None = None
         self._writing: anyio.CapacityLimiter | None = None
 
@@ -60,9 +80,9 @@ class Database:
         return await anyio.to_thread.run_sync(self.read_now, work, limiter=self._reading)
 
     async def write(self, work: Work[_Result]) -> _Result:
-        """Run `work` in one transaction that is committed when it returns, and undone when it raises."""
+        """Run `work` in a transaction that is committed when this returns, and undone when it raises."""
         if self._writing is None:
-            self._writing = anyio.CapacityLimiter(1 if self.is_sqlite else READERS)
+            self._writing = anyio.CapacityLimiter(GROUP if self.is_sqlite else READERS)
         return await anyio.to_thread.run_sync(self.write_now, work, limiter=self._writing)
 
     def read_now(self, work: Work[_Result]) -> _Result:
@@ -75,11 +95,7 @@ class Database:
         failed = 0
         while True:
             try:
-                if not self.is_sqlite:
-                    return self._transaction(work)
-                # A fair queue inside this process; SQLite's own waiting is a poll.
-                with self._turn:
-                    return self._transaction(work)
+                return self._in_turn(work) if self.is_sqlite else self._alone(work)
             except (DBAPIError, StaleDataError) as error:
                 failed += 1
                 if failed >= _ATTEMPTS or not _may_heal(error):
@@ -106,9 +122,42 @@ class Database:
         """Close every connection."""
         self.engine.dispose()
 
-    def _transaction(self, work: Work[_Result]) -> _Result:
+    def _alone(self, work: Work[_Result]) -> _Result:
         with Session(self._writers, expire_on_commit=False) as session, session.begin():
             return work(session)
+
+    def _in_turn(self, work: Work[_Result]) -> _Result:
+        """Whoever has the turn also runs what waits behind it, so that one sync to disk serves all."""
+        mine = _Waiting(work)
+        self._waiting.append(mine)
+        with self._turn:
+            if not mine.done:
+                self._run([self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))])
+        return mine.result()
+
+    def _run(self, group: list[_Waiting[Any]]) -> None:
+        """One transaction with a savepoint for each unit of work: one that fails takes no other along."""
+        try:
+            with self._writers.begin() as connection:
+                for each in group:
+                    try:
+                        with (
+                            Session(
+                                connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+                            ) as session,
+                            session.begin(),
+                        ):
+                            each.value = each.work(session)
+                    except Exception as error:
+                        each.error = error
+        except BaseException as error:
+            for each in group:
+                each.error = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for each in group:
+                each.done = True
 
 
 def _configure_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:

@@ -165,9 +165,7 @@ class Worker(Base):
 
 
 class NodePlatform(Base):
-    """A kind of node and the images for it. `default_publication_id` is what new nodes boot; the
-    `disk_image_` columns are about the newest publication.
-    """
+    """A kind of node and the policy for its images. `default_publication_id` is what new nodes boot."""
 
     __tablename__ = "node_platforms"
     __table_args__ = (UniqueConstraint("account_id", "name"), Index(None, "account_id", "id"))
@@ -180,9 +178,6 @@ class NodePlatform(Base):
     cosign_issuer_regexp: Mapped[str | None]
     trusted_registries: Mapped[Sequence[str]]
     disk_image_retention_count: Mapped[int]
-    disk_image_oci_ref: Mapped[str | None]
-    disk_image_publication_status: Mapped[str] = mapped_column(String(24), default="none")
-    disk_image_publication_error: Mapped[str | None]
     default_publication_id: Mapped[UUID | None] = mapped_column(
         ForeignKey("publications.id", use_alter=True), index=True
     )
@@ -226,6 +221,7 @@ class Publication(Base):
         Index(None, "node_platform_id", "status", "id"),
         Index(None, "status", "id"),
         Index(None, "oci_digest"),
+        Index(None, "node_platform_id", "git_sha"),
         # Two rows can't both claim a commit, nor both have published an image.
         Index(
             "uq_publications_commit",

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
+from platform_server.accounts import user_token
 from platform_server.settings import Settings
 from platform_server.state_folder import Platform, initialise, open_platform
+from tests.platform_server.api import Api, Pipeline
+from tests.platform_server.serving import serving
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -60,8 +64,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings() -> Settings:
-    """What a test module may replace."""
-    return Settings()
+    """What a test module may replace: here nothing is verified, so that rows stay as they were sent."""
+    return Settings(workers=0)
 
 
 @pytest.fixture
@@ -70,3 +74,40 @@ def platform(made: Made, clock: Clock, settings: Settings) -> Iterator[Platform]
     opened = open_platform(made.folder, settings, clock)
     yield opened
     opened.database.close()
+
+
+@pytest.fixture
+def client(platform: Platform) -> Iterator[httpx.Client]:
+    """HTTP to the platform, which is served for as long as the test runs."""
+    with serving(platform) as (host, port):
+        base = f"http://{host}:{port}"
+        limits = httpx.Limits(max_connections=200)
+        with httpx.Client(base_url=base, trust_env=False, timeout=60, limits=limits) as connected:
+            yield connected
+
+
+@pytest.fixture
+def api(client: httpx.Client, made: Made) -> Api:
+    """REST as the administrator."""
+    return Api(client, made.admin_token)
+
+
+@pytest.fixture
+def other(api: Api, platform: Platform, clock: Clock) -> Api:
+    """REST as the administrator of another account."""
+    token = platform.database.write_now(lambda on: user_token(on, "other", "admin", ["*"], clock()))
+    return api.with_token(token)
+
+
+@pytest.fixture
+def platform_id(api: Api) -> str:
+    """The node platform `debian`."""
+    created: str = api.post("/node_platforms", {"node_platform": {"name": "debian"}})["id"]
+    return created
+
+
+@pytest.fixture
+def pipeline(api: Api, clock: Clock, platform_id: str) -> Pipeline:
+    """A pipeline with a webhook, for the node platform `debian`."""
+    made = api.post("/disk_image_webhooks", {"label": "pipeline"})
+    return Pipeline(api.client, clock, made["webhook_id"], made["webhook_secret"])

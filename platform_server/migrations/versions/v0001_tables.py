@@ -52,9 +52,6 @@ def upgrade() -> None:
         sa.Column("cosign_issuer_regexp", sa.Text()),
         sa.Column("trusted_registries", sa.JSON(), nullable=False),
         sa.Column("disk_image_retention_count", sa.Integer(), nullable=False),
-        sa.Column("disk_image_oci_ref", sa.Text()),
-        sa.Column("disk_image_publication_status", sa.String(length=24), nullable=False),
-        sa.Column("disk_image_publication_error", sa.Text()),
         sa.Column("default_publication_id", sa.Uuid()),
         sa.Column("updated_at", UTC, nullable=False),
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -231,6 +228,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_publications"),
     )
     op.create_index("ix_publications_account_id_id", "publications", ["account_id", "id"])
+    op.create_index(
+        "ix_publications_node_platform_id_git_sha", "publications", ["node_platform_id", "git_sha"]
+    )
     op.create_index("ix_publications_node_platform_id_id", "publications", ["node_platform_id", "id"])
     op.create_index(
         "ix_publications_node_platform_id_status_id", "publications", ["node_platform_id", "status", "id"]

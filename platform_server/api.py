@@ -1,0 +1,114 @@
+"""What the routes share: who asks, the envelope of every answer, and pages of a list.
+
+Answers are `{"success": true, "data": …}`; errors `{"success": false, "error": …, "hint": …}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+
+from platform_server.permissions import Caller, Permission
+from platform_server.state_folder import Platform
+from platform_server.tokens import authenticate
+
+_Data = TypeVar("_Data")
+
+_bearer = HTTPBearer(auto_error=False, description="a token of `disk-image platform token`")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+class View(BaseModel):
+    """A row as it is answered."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+
+class Body(BaseModel):
+    """A request's body: nothing in it is passed over."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Success(BaseModel, Generic[_Data]):
+    """The envelope of an answer."""
+
+    success: Literal[True] = True
+    data: _Data
+
+
+class Failure(BaseModel):
+    """The envelope of an error: what failed, and what to do."""
+
+    success: Literal[False] = False
+    error: str
+    hint: str
+
+
+class Meta(BaseModel):
+    """A page: how many rows it has, and the `before` of the next one, null on the last."""
+
+    count: int
+    next: UUID | None
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors that a route documents, besides 422."""
+    return {status: {"model": Failure} for status in (*statuses, 422)}
+
+
+def the_platform(request: Request) -> Platform:
+    """The platform that is served."""
+    platform: Platform = request.app.state.platform
+    return platform
+
+
+Served = Annotated[Platform, Depends(the_platform)]
+
+
+def requires(permission: Permission) -> Callable[..., Any]:
+    """A dependency: the caller, who holds the permission."""
+
+    async def caller(credentials: Credentials, platform: Served) -> Caller:
+        token = credentials.credentials if credentials is not None else None
+        found = await platform.database.read(lambda session: authenticate(session, token))
+        found.require(permission)
+        return found
+
+    caller.permission = permission  # type: ignore[attr-defined]
+    return caller
+
+
+def documented(router: APIRouter) -> APIRouter:
+    """The router, with the permission that each route asks for in its OpenAPI, as `x-permission`."""
+    for route in router.routes:
+        assert isinstance(route, APIRoute)
+        asked = [getattr(each.call, "permission", None) for each in route.dependant.dependencies]
+        (permission,) = [each for each in asked if each is not None]
+        route.openapi_extra = {"x-permission": permission}
+    return router
+
+
+class Window(BaseModel):
+    """Which part of a list, the newest first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: Annotated[int, Field(ge=1, le=200, description="how many rows")] = 50
+    before: Annotated[UUID | None, Field(description="only rows older than this one")] = None
+
+
+Paged = Annotated[Window, Query()]
+
+
+def page(rows: Sequence[Any], window: Window) -> tuple[Sequence[Any], Meta]:
+    """The rows of a page out of one more than its limit, and what its envelope says."""
+    shown = rows[: window.limit]
+    more = len(rows) > window.limit
+    return shown, Meta(count=len(shown), next=shown[-1].id if more else None)

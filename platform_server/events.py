@@ -1,0 +1,125 @@
+"""Events: what happened, written in the transaction that did it, so that none is lost or made up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from platform_server.tables import Event, NodePlatform, Publication
+
+
+class Kind(StrEnum):
+    """Every kind there is."""
+
+    PUBLISHED = "system.disk_image_published"
+    PUBLISH_FAILED = "system.disk_image_publish_failed"
+    RETENTION_SWEPT = "system.disk_image_retention_swept"
+    ROLLED_BACK = "system.disk_image_rolled_back"
+    DEFAULT_SET = "system.disk_image_default_set"
+    PURGE_BLOCKED = "system.disk_image_purge_blocked"
+    STUCK = "system.disk_image_publication_stuck"
+    DOWNLOADED = "system.disk_image_downloaded"
+    SECRET_ROTATED = "system.disk_image_webhook_secret_rotated"
+    TOKEN_ROTATED = "system.ci_worker_token_rotated"
+
+
+class Severity(StrEnum):
+    """The reference's words."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+_SEVERITY: Mapping[Kind, Severity] = {
+    Kind.PUBLISHED: Severity.LOW,
+    Kind.PUBLISH_FAILED: Severity.HIGH,
+    Kind.RETENTION_SWEPT: Severity.LOW,
+    Kind.ROLLED_BACK: Severity.MEDIUM,
+    Kind.DEFAULT_SET: Severity.LOW,
+    Kind.PURGE_BLOCKED: Severity.HIGH,
+    Kind.STUCK: Severity.HIGH,
+    Kind.DOWNLOADED: Severity.LOW,
+    Kind.SECRET_ROTATED: Severity.MEDIUM,
+    Kind.TOKEN_ROTATED: Severity.MEDIUM,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """By whom an event was caused (`source`), and which events belong together."""
+
+    source: str
+    correlation_id: str | None = None
+
+
+def emit(
+    session: Session, account_id: UUID, kind: Kind, payload: Mapping[str, Any], told: Told, at: datetime
+) -> None:
+    """Write an event in this transaction."""
+    session.add(
+        Event(
+            account_id=account_id,
+            kind=kind,
+            severity=_SEVERITY[kind],
+            source=told.source,
+            correlation_id=told.correlation_id,
+            payload=dict(payload),
+            created_at=at,
+        )
+    )
+
+
+def of_publication(row: Publication, platform: NodePlatform, **more: Any) -> dict[str, Any]:
+    """The payload that every event about a publication has; what the reference calls platform_id is there by
+    both names.
+    """
+    return {
+        "publication_id": str(row.id),
+        "node_platform_id": str(platform.id),
+        "platform_id": str(platform.id),
+        "platform_name": platform.name,
+        "git_sha": row.git_sha,
+        "oci_ref": row.oci_ref,
+        "oci_digest": row.oci_digest,
+        "sha256": row.sha256,
+        "size_bytes": row.size_bytes,
+        "firmware_ref": row.firmware_ref,
+        "arch": row.arch,
+        **more,
+    }
+
+
+def recent(
+    session: Session,
+    account_id: UUID,
+    *,
+    limit: int,
+    kind_prefix: str = "",
+    before: UUID | None = None,
+    correlation_id: str | None = None,
+) -> Sequence[Event]:
+    """An account's events, the newest first, below the id `before`.
+
+    Each kind that the prefix stands for is asked for on its own, so that a rare one among a million is found
+    by its index.
+    """
+    kinds = [kind for kind in Kind if kind.startswith(kind_prefix)]
+    query = select(Event).where(Event.account_id == account_id).order_by(Event.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Event.id < before)
+    if correlation_id is not None:
+        return session.scalars(
+            query.where(Event.correlation_id == correlation_id, Event.kind.in_(kinds))
+        ).all()
+    if len(kinds) == len(Kind):
+        return session.scalars(query).all()
+    found = [event for kind in kinds for event in session.scalars(query.where(Event.kind == kind))]
+    return sorted(found, key=lambda event: event.id, reverse=True)[:limit]

@@ -1,0 +1,94 @@
+"""Publications, read: one, a page of them, and which one is the default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from platform_server.errors import missing
+from platform_server.permissions import Caller
+from platform_server.states import Status
+from platform_server.tables import NodePlatform, Publication
+from supply_chain.reference import parse_reference
+
+
+def get(
+    session: Session, caller: Caller, publication_id: UUID, platform_id: UUID | None = None
+) -> Publication:
+    """One of the account's publications, of that platform if one is named. Raises Missing."""
+    query = select(Publication).where(
+        Publication.id == publication_id, Publication.account_id == caller.account_id
+    )
+    if platform_id is not None:
+        query = query.where(Publication.node_platform_id == platform_id)
+    row = session.scalars(query).one_or_none()
+    if row is None:
+        raise missing("publication", publication_id)
+    return row
+
+
+def listing(
+    session: Session,
+    caller: Caller,
+    limit: int,
+    *,
+    platform_id: UUID | None = None,
+    status: Status | None = None,
+    before: UUID | None = None,
+) -> Sequence[Publication]:
+    """The account's publications, the newest first."""
+    query = select(Publication).where(Publication.account_id == caller.account_id)
+    if platform_id is not None:
+        query = query.where(Publication.node_platform_id == platform_id)
+    if status is not None:
+        query = query.where(Publication.status == status)
+    if before is not None:
+        query = query.where(Publication.id < before)
+    return session.scalars(query.order_by(Publication.id.desc()).limit(limit)).all()
+
+
+def defaults(session: Session, rows: Sequence[Publication]) -> frozenset[UUID]:
+    """Those of the rows that their platforms give to new nodes."""
+    platforms = {row.node_platform_id for row in rows}
+    found = session.scalars(
+        select(NodePlatform.default_publication_id).where(
+            NodePlatform.id.in_(platforms), NodePlatform.default_publication_id.is_not(None)
+        )
+    )
+    return frozenset(each for each in found if each is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """What a platform shows: the state of its newest publication, and its newest good image."""
+
+    disk_image_publication_status: str = "none"
+    disk_image_publication_error: str | None = None
+    disk_image_oci_ref: str | None = None
+
+
+def newest(session: Session, platform_id: UUID) -> Newest:
+    """The newest publication that is no duplicate, and the last one that was published, pinned."""
+    rows = select(Publication).where(Publication.node_platform_id == platform_id)
+    last = session.scalars(
+        rows.where(Publication.duplicate_of_id.is_(None)).order_by(Publication.id.desc()).limit(1)
+    ).first()
+    good = session.scalars(
+        rows.where(Publication.status == Status.PUBLISHED).order_by(Publication.id.desc()).limit(1)
+    ).first()
+    return Newest(
+        "none" if last is None else last.status,
+        last.error_message if last is not None and last.status is Status.FAILED else None,
+        None if good is None else pinned(good),
+    )
+
+
+def pinned(row: Publication) -> str | None:
+    """Where the image is, by its digest; None for one that was uploaded."""
+    if row.oci_ref is None or row.oci_digest is None:
+        return row.oci_ref
+    return str(parse_reference(row.oci_ref).at(row.oci_digest))

@@ -1,0 +1,87 @@
+"""The verification queue, in the database: what is accepted is verified, whoever is killed meanwhile.
+
+A job is claimed for the length of a lease. Its holder renews the lease as long as it works, and only as its
+holder may it write the outcome, in the transaction that also removes the job. A holder that died loses the
+lease by time; a holder that was only slow finds another's name on it. Each claim counts as an attempt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from platform_server.identifiers import new_id
+from platform_server.tables import Job, Publication
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to verify one publication, and which attempt it is (from 1)."""
+
+    publication_id: UUID
+    holder: UUID
+    attempt: int
+
+
+class LeaseLost(Exception):
+    """Another worker has the job now, or it is done: what this one found out no longer counts."""
+
+
+def enqueue(session: Session, row: Publication, at: datetime) -> None:
+    """Have a publication verified."""
+    session.add(Job(id=row.id, created_at=at, available_at=at))
+
+
+def claim(session: Session, at: datetime, length: timedelta) -> Lease | None:
+    """The job that has waited longest, leased until `at` + `length`; None when none is due."""
+    job = session.scalars(
+        select(Job)
+        .where(Job.available_at <= at)
+        .order_by(Job.available_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).one_or_none()
+    if job is None:
+        return None
+    job.lease, job.available_at = new_id(), at + length
+    job.attempts += 1
+    return Lease(job.id, job.lease, job.attempts)
+
+
+def renew(session: Session, lease: Lease, until: datetime) -> None:
+    """Keep the lease until then. Raises LeaseLost."""
+    _held(session, lease).available_at = until
+
+
+def put_back(session: Session, lease: Lease, at: datetime, error: str) -> None:
+    """Give the job up until `at`, and say why. Raises LeaseLost."""
+    job = _held(session, lease)
+    job.lease, job.available_at, job.last_error = None, at, error
+
+
+def finish(session: Session, lease: Lease) -> None:
+    """Remove the job, in the transaction that writes its outcome. Raises LeaseLost."""
+    session.delete(_held(session, lease))
+
+
+def depth(session: Session) -> int:
+    """How many jobs there are."""
+    return session.scalar(select(func.count(Job.id))) or 0
+
+
+def next_due(session: Session) -> datetime | None:
+    """When the next job is or becomes due."""
+    return session.scalar(select(func.min(Job.available_at)))
+
+
+def _held(session: Session, lease: Lease) -> Job:
+    job = session.scalars(
+        select(Job).where(Job.id == lease.publication_id, Job.lease == lease.holder).with_for_update()
+    ).one_or_none()
+    if job is None:
+        raise LeaseLost
+    return job

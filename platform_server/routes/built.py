@@ -1,0 +1,103 @@
+"""`POST webhooks/disk_image/built/:id`: what pipelines report images with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from platform_server.errors import TooLarge
+from platform_server.intake import Answer, Intake, Reason, Received, refused
+from platform_server.payload import Built
+from platform_server.signatures import SignatureHeaders
+from platform_server.state_folder import Platform
+
+
+class Told(BaseModel):
+    """What the sender is told: `status` is the truth, whatever the HTTP status."""
+
+    success: bool
+    status: Literal["queued", "idempotent_hit", "conflict", "error"]
+    reason: Reason | None
+    publication_id: UUID | None
+    note: str | None
+
+
+_SCHEMA = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": Built.model_json_schema()}}}
+}
+_Plain = Annotated[str | None, Header(alias="X-Powernode-Signature")]
+_Id = Annotated[str | None, Header(alias="webhook-id")]
+_Timestamp = Annotated[str | None, Header(alias="webhook-timestamp")]
+_Signature = Annotated[str | None, Header(alias="webhook-signature")]
+
+
+def router(platform: Platform) -> APIRouter:
+    """The webhook's route; how often it is called is counted in here."""
+    intake = Intake(platform)
+    limit = platform.settings.limits.webhook_body
+    routes = APIRouter(tags=["webhook"])
+
+    @routes.post(
+        "/webhooks/disk_image/built/{webhook_id}",
+        status_code=202,
+        response_model=Told,
+        responses={status: {"model": Told} for status in (200, 401, 404, 408, 409, 413, 422, 429)},
+        openapi_extra=_SCHEMA,
+    )
+    async def built(
+        request: Request,
+        webhook_id: str,
+        x_powernode_signature: _Plain = None,
+        webhook_id_header: _Id = None,
+        webhook_timestamp: _Timestamp = None,
+        webhook_signature: _Signature = None,
+    ) -> Response:
+        """Report an image that is in a registry."""
+        try:
+            body = await _read(request, limit)
+        except TooLarge as error:
+            return _respond(refused(Reason.TOO_LARGE, error.what))
+        return _respond(
+            await intake.take(
+                Received(
+                    webhook_id,
+                    body,
+                    SignatureHeaders(
+                        x_powernode_signature, webhook_id_header, webhook_timestamp, webhook_signature
+                    ),
+                    request.client.host if request.client else "",
+                )
+            )
+        )
+
+    return routes
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body's bytes as they come, at most `limit`. Raises TooLarge."""
+    said = request.headers.get("content-length", "0")
+    body = bytearray()
+    if not said.isdecimal() or int(said) <= limit:
+        async for part in request.stream():
+            body += part
+            if len(body) > limit:
+                break
+        else:
+            return bytes(body)
+    raise TooLarge(f"body: expected at most {limit} bytes, found more", "send the fields of one image alone")
+
+
+def _respond(answer: Answer) -> JSONResponse:
+    told = Told(
+        success=answer.http < 400,
+        status=answer.status,
+        reason=answer.reason,
+        publication_id=answer.publication_id,
+        note=answer.note,
+    )
+    headers = {} if answer.retry_after is None else {"Retry-After": str(max(1, round(answer.retry_after)))}
+    return JSONResponse(told.model_dump(mode="json"), answer.http, headers)

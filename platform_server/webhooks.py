@@ -1,0 +1,157 @@
+"""Webhooks: made, rotated, rested and revoked. A secret is shown once, when it is made."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from platform_server.deliveries import AnyRow
+from platform_server.errors import Conflict, Invalid, missing
+from platform_server.events import Kind, Told, emit
+from platform_server.permissions import Caller
+from platform_server.sealing import Sealer
+from platform_server.tables import Webhook, WebhookStatus
+
+PREFIX = "pndis_"
+PREVIEW = 8
+_LABEL = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
+LONGEST_OVERLAP = timedelta(days=7)
+
+
+def create(
+    session: Session, caller: Caller, sealer: Sealer, label: str, at: datetime
+) -> tuple[Webhook, str]:
+    """A new webhook and its secret. Raises Invalid for a label that breaks the rule or is taken."""
+    label = label.strip()
+    if not _LABEL.fullmatch(label):
+        raise Invalid(field="label", value=label, rule="1 to 100 printable characters")
+    key = label.casefold()
+    taken = select(Webhook.id).where(Webhook.account_id == caller.account_id, Webhook.label_key == key)
+    if session.scalars(taken).first() is not None:
+        raise Invalid(field="label", value=label, rule="a label that no webhook of the account has yet")
+    row = Webhook(
+        account_id=caller.account_id,
+        label=label,
+        label_key=key,
+        secret=b"",
+        secret_preview="",
+        created_by_id=caller.user_id,
+        created_at=at,
+        updated_at=at,
+    )
+    session.add(row)
+    session.flush()
+    return row, _new_secret(row, sealer)
+
+
+def rotate(
+    session: Session, caller: Caller, sealer: Sealer, webhook_id: UUID, overlap: timedelta, at: datetime
+) -> tuple[Webhook, str]:
+    """A new secret; the one before counts until `overlap` has passed, any older one no more.
+
+    Raises Missing, and Conflict for a revoked webhook.
+    """
+    if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
+        most = int(LONGEST_OVERLAP.total_seconds())
+        raise Invalid(field="overlap_seconds", value=overlap.total_seconds(), rule=f"0 to {most}")
+    row = _usable(session, caller, webhook_id)
+    if overlap:
+        # Bound to the row, not to the column, so it can be moved as it is.
+        row.previous_secret, row.previous_until = row.secret, at + overlap
+    else:
+        row.previous_secret = row.previous_until = None
+    secret = _new_secret(row, sealer)
+    row.last_rotated_at = row.updated_at = at
+    emit(
+        session,
+        row.account_id,
+        Kind.SECRET_ROTATED,
+        {"webhook_id": str(row.id), "label": row.label, "by_user_id": _text(caller.user_id)},
+        Told("operator"),
+        at,
+    )
+    return row, secret
+
+
+def change(
+    session: Session,
+    caller: Caller,
+    webhook_id: UUID,
+    at: datetime,
+    *,
+    status: WebhookStatus | None = None,
+    plain_signatures: bool | None = None,
+) -> Webhook:
+    """Let a webhook rest or work again; say whether plain signatures are taken. Raises Missing, Conflict."""
+    row = _usable(session, caller, webhook_id)
+    if status is not None:
+        row.status = status
+    if plain_signatures is not None:
+        row.plain_signatures = plain_signatures
+    row.updated_at = at
+    return row
+
+
+def revoke(session: Session, caller: Caller, webhook_id: UUID, at: datetime) -> Webhook:
+    """End a webhook for good; its row and its publications stay, its secrets go."""
+    row = get(session, caller, webhook_id)
+    if row.status is not WebhookStatus.REVOKED:
+        row.status = WebhookStatus.REVOKED
+        row.secret, row.previous_secret, row.previous_until = b"", None, None
+        row.updated_at = at
+    return row
+
+
+def get(session: Session, caller: Caller, webhook_id: UUID) -> Webhook:
+    """One of the account's webhooks. Raises Missing."""
+    row = session.scalars(
+        select(Webhook).where(Webhook.id == webhook_id, Webhook.account_id == caller.account_id)
+    ).one_or_none()
+    if row is None:
+        raise missing("webhook", webhook_id)
+    return row
+
+
+def listing(session: Session, caller: Caller, limit: int, before: UUID | None = None) -> Sequence[Webhook]:
+    """The account's webhooks, the newest first."""
+    query = select(Webhook).where(Webhook.account_id == caller.account_id)
+    if before is not None:
+        query = query.where(Webhook.id < before)
+    return session.scalars(query.order_by(Webhook.id.desc()).limit(limit)).all()
+
+
+def secrets_of(row: AnyRow | Webhook, sealer: Sealer, at: datetime) -> list[str]:
+    """The secrets that count now: the current one, and within the overlap the one before."""
+    owner = _owner(row)
+    found = [sealer.open(row.secret, owner)]
+    if row.previous_secret is not None and row.previous_until is not None and at < row.previous_until:
+        found.append(sealer.open(row.previous_secret, owner))
+    return found
+
+
+def _usable(session: Session, caller: Caller, webhook_id: UUID) -> Webhook:
+    row = get(session, caller, webhook_id)
+    if row.status is WebhookStatus.REVOKED:
+        raise Conflict(f"webhook {row.id} is revoked, which is for good", "make another webhook")
+    return row
+
+
+def _new_secret(row: Webhook, sealer: Sealer) -> str:
+    secret = PREFIX + secrets.token_urlsafe(32)
+    row.secret = sealer.seal(secret, _owner(row))
+    row.secret_preview = secret[:PREVIEW]
+    return secret
+
+
+def _owner(row: AnyRow | Webhook) -> str:
+    return f"webhook {row.id}"
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)

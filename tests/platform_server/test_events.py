@@ -1,0 +1,86 @@
+"""Events: written with what they tell, and found by prefix and page however many there are."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert
+from sqlalchemy import event as listening
+from sqlalchemy.orm import Session
+
+from platform_server.events import Kind, Told, emit, recent
+from platform_server.identifiers import new_id
+from platform_server.state_folder import Platform
+from platform_server.tables import Event
+from tests.platform_server.api import Api
+from tests.platform_server.conftest import Clock
+from tests.platform_server.rows import first_account_id
+
+
+def test_an_event_of_work_that_failed_is_not_there(platform: Platform, clock: Clock, api: Api) -> None:
+    def work(session: Session) -> None:
+        emit(session, first_account_id(session), Kind.PUBLISHED, {}, Told("test"), clock())
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        platform.database.write_now(work)
+    assert api.get("/events")["events"] == []
+
+
+def _fill(platform: Platform, clock: Clock, count: int) -> None:
+    def work(session: Session) -> None:
+        account = first_account_id(session)
+        common = {"account_id": account, "severity": "low", "source": "test", "created_at": clock()}
+        rows = [
+            {"id": new_id(), "kind": Kind.PUBLISHED, "payload": {"number": number}, **common}
+            for number in range(count)
+        ]
+        rows[0] |= {"kind": Kind.ROLLED_BACK, "correlation_id": "one"}
+        session.execute(insert(Event), rows)
+
+    platform.database.write_now(work)
+
+
+def test_events_are_found_by_the_start_of_their_kind(api: Api, platform: Platform, clock: Clock) -> None:
+    _fill(platform, clock, 10)
+    assert api.get("/events", kind_prefix="system.disk_image_")["count"] == 10
+    assert api.get("/events", kind_prefix="system.disk_image_rolled_back")["count"] == 1
+    assert api.get("/events", kind_prefix="system.ci_worker")["count"] == 0
+    assert api.get("/events", kind_prefix="%")["count"] == 0
+    assert api.get("/events", correlation_id="one")["count"] == 1
+    numbers = [event["payload"]["number"] for event in api.get("/events", limit=3)["events"]]
+    assert numbers == [9, 8, 7]
+
+
+def test_another_account_has_its_own_events(api: Api, other: Api, platform: Platform, clock: Clock) -> None:
+    _fill(platform, clock, 2)
+    assert other.get("/events")["events"] == []
+
+
+def test_a_page_reads_as_many_rows_wherever_it_is(platform: Platform, clock: Clock) -> None:
+    """The database looks at no more than the page's rows, also for a rare kind and far back."""
+    _fill(platform, clock, 20_000)
+    account = platform.database.read_now(first_account_id)
+    plans: list[str] = []
+
+    def explain(session: Session) -> None:
+        connection = session.connection()
+
+        def before(conn: Connection, cursor: object, statement: str, values: Any, *_: object) -> None:
+            with closing(conn.connection.cursor()) as asking:
+                asking.execute(f"EXPLAIN QUERY PLAN {statement}", values)
+                plans.extend(row[3] for row in asking.fetchall())
+
+        listening.listen(connection, "before_cursor_execute", before)
+        half = recent(session, account, limit=1, kind_prefix=Kind.PUBLISHED)[0].id
+        recent(session, account, limit=50, before=half)
+        recent(session, account, limit=50, kind_prefix="system.disk_image", before=half)
+        recent(session, account, limit=50, kind_prefix=Kind.ROLLED_BACK)
+        recent(session, account, limit=50, correlation_id="one")
+
+    platform.database.read_now(explain)
+    assert plans
+    for plan in plans:
+        assert plan.startswith("SEARCH events USING INDEX") or "correlation" in plan
