@@ -21,15 +21,18 @@ from supply_chain.referrer import BUNDLE
 from supply_chain.statement import PAYLOAD_TYPE
 from supply_chain.trust import Trust
 from supply_chain.trust.certificates import der
+from supply_chain.trust.checkpoint import sign_checkpoint
 from supply_chain.trust.embedded import private
 from supply_chain.trust.embedded.answers import Request
 from supply_chain.trust.embedded.certificate_log import CertificateLog
 from supply_chain.trust.embedded.log_file import LogFile
+from supply_chain.trust.embedded.merkle import leaf_hash
 from supply_chain.trust.embedded.timestamper import Timestamper
 from supply_chain.trust.embedded.transparency_log import TransparencyLog
 
 IDENTITY = "https://git.example/org/os/.gitea/workflows/image.yml@refs/heads/main"
 ISSUER = "https://git.example/api/actions/oidc"
+ORIGIN = "log.disk-image.internal"
 ISSUER_V1 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 ISSUER_V2 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
 
@@ -74,7 +77,8 @@ class Forge:
         self._stamper = Timestamper((stamper, stamper_root), self.keys.tsa)
         logs = folder / private.PRIVATE
         self._certificate_log = CertificateLog(LogFile(logs / "ct"), self.keys.ct, [self.authority])
-        self._log = TransparencyLog(LogFile(logs / "log"), self.keys.log, "log.disk-image.internal")
+        self._tree = LogFile(logs / "log")
+        self._log = TransparencyLog(self._tree, self.keys.log, ORIGIN)
 
     def certificate(
         self, key: ec.EllipticCurvePrivateKey, names: Names = HONEST, *, at: datetime | None = None
@@ -150,6 +154,21 @@ class Forge:
         request = Request("POST", "/api/v2/log/entries", body=json.dumps(body).encode())
         entry: Json = json.loads(self._log.answer(request).body)
         return entry
+
+    def proven_later(self, entry: Json) -> Json:
+        """An entry with its proof in the log's present, larger tree."""
+        body = base64.b64decode(entry["canonicalizedBody"])
+        size = self._tree.head().tree_size
+        found = self._tree.find(leaf_hash(body), size)
+        assert found is not None
+        proof = {
+            "logIndex": str(found.index),
+            "treeSize": str(size),
+            "rootHash": b64(found.root),
+            "hashes": [b64(each) for each in found.proof],
+            "checkpoint": {"envelope": sign_checkpoint(ORIGIN, size, found.root, self.keys.log)},
+        }
+        return {**entry, "inclusionProof": proof}
 
     def bundle(self, payload: bytes, names: Names = HONEST, *, payload_type: str = PAYLOAD_TYPE) -> Json:
         """A bundle with `payload` in its envelope, signed now by a new key."""

@@ -198,6 +198,13 @@ def _spliced(forge: Forge, stranger: Forge, statement: bytes) -> Iterator[Attack
     size = int(get(bundle, (*PROOF, "treeSize")))
     for near in (size - 1, size + 1, size * 2):
         yield attack(f"size of the tree {near - size:+}", ((*PROOF, "treeSize"), str(near)))
+    later = forge.proven_later(get(bundle, ENTRY))
+    yield attack("proven in a later tree", (ENTRY, later), harmless="the log has it there too")
+    # the path through a tree is of the same shape in some trees of other sizes
+    for near in range(size, size + 40):
+        if str(near) != later["inclusionProof"]["treeSize"]:
+            changes = ((ENTRY, later), ((*PROOF, "treeSize"), str(near)))
+            yield attack(f"proven in a later tree, said to be of {near}", *changes)
     yield from _checkpoints(bundle, attack)
     # the time
     yield attack("no timestamp", (TIMESTAMPS, []))
