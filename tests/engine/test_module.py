@@ -16,7 +16,7 @@ from pipelines.sources import PROJECT
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-ROOMS = ("pipelines", "stages", "initramfs", "supply_chain", "platform_client", "recipes")
+ROOMS = ("pipelines", "stages", "initramfs", "supply_chain", "platform_client", "platform_server", "recipes")
 FILES = ("dagger.json", "pyproject.toml", "uv.lock", "README.md", "LICENSE")
 TEST_BASE = os.environ.get("DISK_IMAGE_TEST_BASE")
 
