@@ -25,12 +25,17 @@ def recipe(quick: Built, tmp_path: Path) -> Path:
     folder = tmp_path / "quick"
     shutil.copytree(ROOT / "recipes" / "quick", folder)
     shutil.copy(quick.lock, folder / "lock.json")
-    (folder / "in-root").write_text("one\n")
-    (folder / "in-initramfs").write_text("one\n")
+    (folder / "in-root").write_text(_unseen())
+    (folder / "in-initramfs").write_text(_unseen())
     with (folder / "recipe.toml").open("a") as toml:
         toml.write('\n[[files]]\npath = "/etc/changed-by-the-test"\nsource = "in-root"\n')
         toml.write('\n[[initramfs.files]]\npath = "/etc/changed-by-the-test"\nsource = "in-initramfs"\n')
     return folder
+
+
+def _unseen() -> str:
+    """Content that no earlier run with this store had."""
+    return f"{uuid4()}\n"
 
 
 def _build(recipe: Path, quick: Built, store: Path, tmp_path: Path) -> Built:
@@ -63,7 +68,7 @@ def test_a_changed_root_file_runs_only_rootfs_and_what_follows(
     recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
 ) -> None:
     first = _build(recipe, quick, warm_store, tmp_path)
-    (recipe / "in-root").write_text("two\n")
+    (recipe / "in-root").write_text(_unseen())
     second = _build(recipe, quick, warm_store, tmp_path)
     assert second.ran == ["rootfs", "composefs", "image", "sbom"]
     assert second.manifest_digest != first.manifest_digest
@@ -74,7 +79,7 @@ def test_a_changed_initramfs_file_leaves_kernel_rootfs_and_composefs_alone(
     recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
 ) -> None:
     first = _build(recipe, quick, warm_store, tmp_path)
-    (recipe / "in-initramfs").write_text("two\n")
+    (recipe / "in-initramfs").write_text(_unseen())
     second = _build(recipe, quick, warm_store, tmp_path)
     assert second.ran == ["initramfs", "image", "sbom"]
     assert second.composefs_digest == first.composefs_digest
@@ -85,7 +90,7 @@ def test_explain_names_the_file_that_changed(
     recipe: Path, quick: Built, warm_store: Path, tmp_path: Path
 ) -> None:
     _build(recipe, quick, warm_store, tmp_path)
-    (recipe / "in-initramfs").write_text("three\n")
+    (recipe / "in-initramfs").write_text(_unseen())
     told = disk_image("explain", recipe, "--store", warm_store, "--tools-lock", quick.tools_lock)
     assert told.returncode == 0, told.stderr
     lines = [line for line in told.stdout.splitlines() if line.startswith("initramfs")]
@@ -100,8 +105,7 @@ def test_another_tools_lock_that_yields_the_same_bytes_gives_the_same_image(
     """A package that no stage of the image uses joins a tools set: other tools tree, other keys, equal
     output.
     """
-    # Content that no earlier run with this store has seen.
-    (recipe / "in-root").write_text(str(uuid4()))
+    (recipe / "in-root").write_text(_unseen())
     first = _build(recipe, quick, warm_store, tmp_path)
     sbom, definition = first.sbom, first.definition
     lock = json.loads(quick.tools_lock.read_text())
