@@ -281,7 +281,8 @@ def _spliced(forge: Forge, stranger: Forge, statement: bytes) -> Iterator[Attack
 
 def trusts(forge: Forge, stranger: Forge, signed: Signed) -> Iterator[Attack]:
     """The honest bundle, and a trust that does not trust who made it."""
-    bundle = signed.bundles[SIGNATURE]
+    # signed now, when both trusts have begun
+    bundle = dump(forge.bundle(statement_bytes(signed.image.digest, SIGNATURE, {})))
     mine, theirs = forge.trust.root, stranger.trust.root
     past = TimeRange(start=datetime(2020, 1, 1, tzinfo=UTC), end=datetime(2020, 1, 2, tzinfo=UTC))
     future = TimeRange(start=datetime.now(UTC) + timedelta(days=1))
