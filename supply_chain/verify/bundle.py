@@ -46,7 +46,7 @@ _COMPLETE = "complete it, or name another trust"
 
 @dataclass(frozen=True, slots=True)
 class VerifiedBundle:
-    """A statement that `signer` made at `time`, the latest of the times that were verified."""
+    """A statement by `signer`, who had signed it by `time`."""
 
     statement: Statement
     signer: Signer
@@ -103,7 +103,8 @@ class BundleVerifier:
             raise _invalid(what, f"{type(error).__name__}: {error}") from None
         assert names.signer is not None
         self._check_log_entry(bundle, what)  # (4)
-        return names.signer, max(times), result
+        # The earliest: anybody can have the same signature timestamped again.
+        return names.signer, min(times), result
 
     @cached_property
     def _verifier(self) -> Verifier:
@@ -138,7 +139,7 @@ class BundleVerifier:
             ("certificate log", kept.ctlogs),
         ):
             if not found:
-                expected = f"a {name} that the trust calls valid at {max(times)}"
+                expected = f"a {name} that the trust calls valid at {min(times)}"
                 raise _refused(what, "trust", expected, "none")
         return self._verifier_of(kept)
 

@@ -19,8 +19,11 @@ from supply_chain.image import (
 )
 from supply_chain.oci import DOCUMENT_LIMIT, Descriptor, Manifest, digest_of
 from supply_chain.registry import Document
+from supply_chain.registry.parallel import side_by_side
 from supply_chain.verify.source import Source
 
+# Layers under way at once.
+_PARALLEL = 4
 _HINT = "don't boot it; push or pull the image anew, and see who changed it"
 
 
@@ -62,13 +65,17 @@ async def read_content(source: Source, digest: str, manifest: Manifest, *, read_
     config = image_config(configuration, layers, "configuration")
     listed = await source.read(layer(layers, BUILD_MANIFEST, "image"), DOCUMENT_LIMIT)
     built = build_manifest(listed, layers, config, BUILD_MANIFEST)
-    for title, each in layers.items():
+
+    async def check(title: str) -> None:
+        each = layers[title]
         if title == METADATA and read_layers:
             await _measure(source, each, config.fsverity_digest)
         elif read_layers:
             await source.read_through(each, lambda _: None)
         elif not await source.has(each):
             raise differs(f"layer {title}", f"{each.digest} of {each.size} bytes", "no such blob")
+
+    await side_by_side(_PARALLEL, layers, check)
     return Content(digest, manifest, layers, config, built, read_layers)
 
 
