@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import httpx
 
-from platform_client.errors import NotThePlatform, PlatformError, Refused, Unreachable
+from platform_client.errors import NotThePlatform, Refused, Unreachable
 from platform_client.settings import origin
 from supply_chain.errors import InvalidDocument
 from supply_chain.oci import parse_object
@@ -60,16 +60,18 @@ class Calls:
         """
         policy = self._wire.policy
         attempts = Attempts(policy)
+        sent = 0
         failed = "no answer"
         status: int | None = None
+        said: Mapping[str, str] = {}
         try:
             with anyio.fail_after(policy.patience):
                 while True:
-                    said: Mapping[str, str] = {}
+                    sent += 1
                     try:
                         answer = await self._once(method, url, headers(), body, limit)
                     except Interrupted as error:
-                        failed, status = error.reason, None
+                        failed, status, said = error.reason, None, {}
                         if error.final:
                             raise Unreachable(f"{self.who}: {failed}", _final_hint(error)) from None
                         again = repeatable
@@ -81,10 +83,9 @@ class Calls:
                     if not again or not await attempts.again(said):
                         break
         except TimeoutError:
-            attempts.failed += 1
             failed = f"{failed}, and then no more within {policy.patience:.0f} s"
         raise Unreachable(
-            f"{self.who}: {failed} ({_counted(attempts.failed)})",
+            f"{self.who}: {failed} ({_counted(sent)})",
             f"see that it is up{_asked_to_wait(said)}",
             status,
         )
@@ -151,7 +152,7 @@ def answered_object(answer: Answer, calls: Calls) -> dict[str, object]:
         ) from None
 
 
-def refusal(answer: Answer, calls: Calls, what: str, hints: Mapping[int, str]) -> PlatformError:
+def refusal(answer: Answer, calls: Calls, what: str, hints: Mapping[int, str]) -> Refused:
     """The error for an answer other than 2xx, with what the platform says in `error` or `reason`."""
     try:
         told = answered_object(answer, calls)

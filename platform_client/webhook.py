@@ -80,10 +80,13 @@ class WebhookBody(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The platform's word: `queued`, or `idempotent_hit` for a delivery or an image that it has already."""
+    """The platform's word: `queued`, or `idempotent_hit` for a delivery or an image that it has already;
+    `note` is what else it says.
+    """
 
     status: str
     publication_id: str | None
+    note: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -169,5 +172,7 @@ def _taken(answer: Answer, calls: Calls) -> Taken:
             "see that the URL is a webhook's",
             answer.status,
         )
-    publication = told.get("publication_id")
-    return Taken(status, None if publication is None else calls.said(publication))
+    publication, note = (told.get(name) for name in ("publication_id", "note"))
+    return Taken(
+        status, calls.said(publication) if publication else None, calls.said(note) if note else None
+    )

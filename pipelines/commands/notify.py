@@ -52,4 +52,6 @@ def run(args: Namespace) -> int:
         publication = f", publication {taken.publication_id}" if taken.publication_id else ""
         print(f"{args.ref} is {body.oci_digest}")
         print(f"told {whom.origin}: {taken.status}{publication}")
+        if taken.note:
+            print(f"it says: {taken.note}")
     return 0

@@ -157,7 +157,7 @@ async def _tell(
     content = body.to_bytes()
     delivery = state.delivery(platform.webhook, content)
     if delivery is not None and (answer := delivery.answer) is not None:
-        report(f"told before: {answer.status}")
+        report(f"told before: {answer.status}; to tell it once more: disk-image notify")
         return Told(delivery.delivery_id, answer.status, answer.publication_id, False)
     if delivery is None:
         delivery = Delivery(
@@ -174,5 +174,5 @@ async def _tell(
     await anyio.to_thread.run_sync(
         file.save, state.with_delivery(delivery.model_copy(update={"answer": answer}))
     )
-    report(f"told the platform: {taken.status}")
+    report(f"told the platform: {taken.status}{f' ({taken.note})' if taken.note else ''}")
     return Told(delivery.delivery_id, taken.status, taken.publication_id, True)

@@ -134,6 +134,12 @@ def test_a_fault_that_stays_ends_within_the_bound(
     assert attempts == (policy.attempts if fault in HEALED else 1)
 
 
+def test_what_else_the_platform_says(server: WebhookServer, webhook: Webhook, policy: Policy) -> None:
+    send(webhook, policy)
+    server.note = f"it failed: deliver with a new webhook-id\x1b[0m {SECRET}"
+    assert send(webhook, policy).note == "it failed: deliver with a new webhook-id[0m ***"
+
+
 def test_each_attempt_is_signed_anew(
     server: WebhookServer, webhook: Webhook, policy: Policy, waits: Waits
 ) -> None:

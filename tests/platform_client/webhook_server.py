@@ -98,6 +98,7 @@ class WebhookServer(ThreadingHTTPServer):
         self.secret = SECRET
         self.always_200 = False
         self.echo = ""
+        self.note = ""
         # called for each request: when it arrives, and when it was taken and is to be answered
         self.on_arrival: Callable[[], None] = _nothing
         self.on_answer: Callable[[], None] = _nothing
@@ -275,6 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "success": True,
                     "status": "idempotent_hit",
                     "publication_id": known.publication,
+                    "note": self.server.note,
                 }
             publication = hashlib.sha256(body).hexdigest()[:12]
             self.server.taken[headers["webhook-id"]] = Delivery(body, publication)
