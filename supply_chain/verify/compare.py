@@ -28,7 +28,8 @@ def sbom(statement: Statement, content: Content) -> Sbom:
 
 def provenance(statement: Statement, content: Content, signer: Signer, sbom: Sbom) -> Provenance:
     """The provenance: of a build type that is known, its builder is who signed it, its recipe is of what the
-    image says, every package of the SBOM is one that it used, and the SBOM has all that went into the root.
+    image says, every package of the SBOM is one that it used, and the SBOM has all that root and kernel are
+    made of.
     """
     read = parse_provenance(statement.predicate, "provenance")
     _equal("provenance: builder.id", signer.identity, read.run_details.builder.id)
@@ -42,10 +43,10 @@ def provenance(statement: Statement, content: Content, signer: Signer, sbom: Sbo
         ("variants", list(content.build_manifest.variants)),
     ):
         _equal(f"provenance: recipe: {field}", there, recipe.get(field))
-    installed = _used(definition, "root", "initramfs")
+    installed = _used(definition, "root", "initramfs", "kernel")
     for purl, stated in sbom.packages.items():
-        _equal(f"provenance: sha256 of {purl} in root or initramfs", stated.sha256, installed.get(purl))
-    for purl, sha256 in _used(definition, "root").items():
+        _equal(f"provenance: sha256 of {purl} in the image", stated.sha256, installed.get(purl))
+    for purl, sha256 in _used(definition, "root", "kernel").items():
         package = sbom.packages.get(purl)
         _equal(f"SBOM: sha256 of {purl}", sha256, package.sha256 if package is not None else None)
     return read

@@ -261,7 +261,8 @@ def _made(provenance: bytes) -> object:
             sorted(
                 (each["uri"], each["digest"]["sha256"])
                 for each in definition["resolvedDependencies"]
-                if isinstance(sets := (each.get("annotations") or {}).get("sets"), list) and "root" in sets
+                if isinstance(sets := (each.get("annotations") or {}).get("sets"), list)
+                and ("root" in sets or "kernel" in sets)
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -140,7 +140,7 @@ def sbom_of(image: Image) -> Json:
                 }
             ],
         }
-        for index, (purl, sha256) in enumerate(PACKAGES.items())
+        for index, (purl, sha256) in enumerate((*PACKAGES.items(), *KERNEL_PACKAGE.items()))
     ]
     elements = [
         {
@@ -155,7 +155,8 @@ def sbom_of(image: Image) -> Json:
     ]
     for element in elements[1:]:
         element["packageFileName"] = element["name"]
-    contained = [each["SPDXID"] for each in (*elements[1:], *packages)]
+    *installed, kernel = packages
+    contained = [each["SPDXID"] for each in (*elements[1:], *installed)]
     return {
         "spdxVersion": "SPDX-2.3",
         "SPDXID": "SPDXRef-DOCUMENT",
@@ -164,6 +165,7 @@ def sbom_of(image: Image) -> Json:
         "relationships": [
             _related("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-image"),
             *(_related("SPDXRef-image", "CONTAINS", str(each)) for each in contained),
+            _related(f"SPDXRef-part-{KERNEL}", "GENERATED_FROM", str(kernel["SPDXID"])),
         ],
     }
 

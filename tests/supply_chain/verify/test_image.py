@@ -52,7 +52,7 @@ def test_what_is_known_of_a_verified_image(bench: Bench, signed: Signed, tmp_pat
     assert (verified.git_sha, verified.git_shas) == (COMMIT, (COMMIT,))
     assert (verified.arch, verified.kernel_version) == ("amd64", "6.12.1-test")
     assert verified.size == sum(len(blob) for blob in signed.image.blobs.values())
-    assert verified.packages == len(PACKAGES)
+    assert verified.packages == len(PACKAGES) + 1  # the kernel
     assert verified.layers_read
     assert verified.ignored == ()
     assert json.loads(json.dumps(verified.to_json()))["git_sha"] == COMMIT
