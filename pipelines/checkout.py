@@ -15,6 +15,8 @@ from pathlib import Path
 from pipelines.errors import UsageError
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+# git-status(1), porcelain format version 2
+_OID = "# branch.oid "
 # Gitea's and Forgejo's runners set GitHub's name as well.
 _FORGE = ("GITHUB_SHA", "GITEA_SHA", "FORGEJO_SHA")
 
@@ -52,28 +54,21 @@ def git_sha(
 
 
 def _head(top: Path, read: Collection[Path]) -> str | None:
-    """The checkout's commit, unless a file was changed since, or one of `read` is not in it."""
-    commit = None
-    for line in _status(top).split("\0"):
-        if line.startswith("# branch.oid "):
-            commit = line.removeprefix("# branch.oid ")
-        elif line.startswith(("? ", "! ")):
-            # A folder that git does not know stands for all in it.
-            unknown = Path(line[2:])
-            if any(path.is_relative_to(unknown) for path in read):
-                return None
-        elif line and not line.startswith("#"):
-            return None
-    return commit if commit is not None and _SHA.fullmatch(commit) else None
+    """The checkout's commit, unless a tracked file was changed since or one of `read` is not tracked."""
+    names = {os.fspath(path) for path in read}
+    if not names <= set(_git(top, "ls-files", "-z", "--", *names).split("\0")):
+        return None
+    status = _git(top, "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=no")
+    lines = [line for line in status.split("\0") if line]
+    if any(not line.startswith("# ") for line in lines):
+        return None
+    commits = (line.removeprefix(_OID) for line in lines if line.startswith(_OID))
+    return next((commit for commit in commits if _SHA.fullmatch(commit)), None)
 
 
-def _status(top: Path) -> str:
-    """git-status(1), porcelain version 2; empty where git is absent or does not trust the checkout."""
-    command = [
-        "git", "-C", os.fspath(top), "-c", "core.fsmonitor=false",
-        "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal",
-        "--ignored=traditional",
-    ]  # fmt: skip
+def _git(top: Path, *words: str) -> str:
+    """What git says of a checkout; nothing where it is absent or does not trust the checkout."""
+    command = ["git", "-C", os.fspath(top), "--literal-pathspecs", "-c", "core.fsmonitor=false", *words]
     # A hook's variables would point git to another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment["GIT_OPTIONAL_LOCKS"] = "0"
