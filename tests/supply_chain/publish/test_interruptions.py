@@ -46,8 +46,21 @@ class World:
         self.pushed: set[str] = set()
         self.delivered: dict[str, bytes] = {}
         self.told_of: defaultdict[str, set[str]] = defaultdict(set)
+        # The images that the state says were signed, and those verified in the present run.
+        self.recorded: set[str] = set()
+        self.verified: set[str] = set()
+        # Whose state is on disk, and how many deliveries each image may have had: one more for each of its
+        # states that was lost.
+        self.state_image: str | None = None
+        self.allowed: defaultdict[str, int] = defaultdict(lambda: 1)
         # Points passed until the process ends; None: it does not.
         self.crash_after: int | None = None
+
+    def state_of(self, image: str | None) -> None:
+        """The state on disk is now this image's (None: nobody's)."""
+        if self.state_image is not None and self.state_image != image:
+            self.allowed[self.state_image] += 1
+        self.state_image = image
 
     def point(self) -> None:
         """A place where a process may end."""
@@ -66,7 +79,9 @@ class CrashingFile(StateFile):
 
     def save(self, state: PublishState) -> None:
         self._world.point()
+        self._world.state_of(state.image)
         super().save(state)
+        self._world.recorded = {state.image} if state.signer is not None else set()
         self._world.point()
 
 
@@ -81,6 +96,7 @@ class ModelRelease:
 
     async def sign(self) -> tuple[Signer, bool]:
         world = self._world
+        assert not (self._image in world.signed and self._image in world.recorded), "nobody needs to sign"
         if not world.up["signing"]:
             raise ServiceDown("signing", "later")
         world.point()
@@ -109,6 +125,7 @@ class ModelRelease:
         assert signer == SIGNER
         if image not in self._world.pushed:
             raise VerificationError("not there", "push it")
+        self._world.verified.add(image)
         return verified(image)
 
 
@@ -130,7 +147,7 @@ class ModelPlatform:
         known = world.delivered.setdefault(delivery_id, body)
         assert known == body, "one id has one body"
         image = WebhookBody.model_validate_json(body).oci_digest
-        assert image in world.pushed, "told of what is not there"
+        assert image in world.verified, "told of what was not verified"
         hit = bool(world.told_of[image])
         world.told_of[image].add(delivery_id)
         world.point()
@@ -169,7 +186,6 @@ class Publishing(RuleBasedStateMachine):
         self._folder = tempfile.TemporaryDirectory()
         self.world = World()
         self.image = ""
-        self.lost_states = 0
 
     @initialize()
     def start(self) -> None:
@@ -180,10 +196,9 @@ class Publishing(RuleBasedStateMachine):
         """The layout now has this image, which may have been there before."""
         image = f"sha256:{hashlib.sha256(bytes([number])).hexdigest()}"
         if image != self.image:
-            # a layout that is built anew has no signatures, and once it is published no older state
+            # a layout that is built anew has no signatures
             self.world.signed.discard(image)
             self.world.certificates[image] = 0
-            self.lost_states += 1
             self.image = image
 
     @rule(service=st.sampled_from(("signing", "registry", "platform")), up=st.booleans())
@@ -204,7 +219,8 @@ class Publishing(RuleBasedStateMachine):
     )
     def state_is_damaged(self, content: bytes) -> None:
         self.file.path.write_bytes(content)
-        self.lost_states += 1
+        self.world.recorded.clear()
+        self.world.state_of(None)
 
     @rule()
     def half_written_state_is_left(self) -> None:
@@ -216,8 +232,10 @@ class Publishing(RuleBasedStateMachine):
         self.world.crash_after = crash_after
         try:
             self._run()
-        except (Crash, SupplyChainError, PlatformError):
+        except Crash:
             pass
+        except (SupplyChainError, PlatformError) as error:
+            self._failed(error)
         finally:
             self.world.crash_after = None
 
@@ -225,7 +243,8 @@ class Publishing(RuleBasedStateMachine):
     def run_to_the_end(self) -> None:
         try:
             done = self._run()
-        except (SupplyChainError, PlatformError):
+        except (SupplyChainError, PlatformError) as error:
+            self._failed(error)
             assert not (all(self.world.up.values()) and self.world.answers_arrive)
         else:
             assert done.told is not None
@@ -238,7 +257,8 @@ class Publishing(RuleBasedStateMachine):
     @invariant()
     def one_delivery(self) -> None:
         """Unless the state was damaged or made way for another image's; then one more each time."""
-        assert len(self.world.told_of[self.image]) <= 1 + self.lost_states
+        for image, ids in self.world.told_of.items():
+            assert len(ids) <= self.world.allowed[image]
 
     def teardown(self) -> None:
         """Everything is back: the same command completes, and once more it has nothing to do."""
@@ -263,7 +283,12 @@ class Publishing(RuleBasedStateMachine):
         """As each process opens it anew."""
         return CrashingFile(Path(self._folder.name) / "layout", self.world)
 
+    def _failed(self, error: Exception) -> None:
+        """Whatever failed after signing, as whom it was signed is on disk."""
+        assert isinstance(error, ServiceDown) or self.image in self.world.recorded
+
     def _run(self) -> Published:
+        self.world.verified.clear()
         release, platform = ModelRelease(self.world, self.image), ModelPlatform(self.world)
         return anyio.run(lambda: run_steps(self.image, self.file, release, platform, lambda line: None))
 
