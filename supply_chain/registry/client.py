@@ -18,13 +18,15 @@ import httpx
 from pipelines.errors import UsageError
 from supply_chain.errors import BrokenAnswer
 from supply_chain.oci import Descriptor
-from supply_chain.reference import check_registry, check_repository, is_loopback
+from supply_chain.reference import check_digest, check_registry, check_repository, is_loopback
 from supply_chain.registry.auth import Authenticator
 from supply_chain.registry.credentials import Credentials, DockerCredentials
+from supply_chain.registry.deletes import delete
 from supply_chain.registry.downloads import Download, read_range
 from supply_chain.registry.manifests import Manifests
 from supply_chain.registry.referrers import Referrers
 from supply_chain.registry.retry import Policy
+from supply_chain.registry.tags import list_tags
 from supply_chain.registry.transport import Transport
 from supply_chain.registry.uploads import How, Read, Upload, is_there
 from supply_chain.registry.wire import Wire
@@ -103,6 +105,14 @@ class Repository:
         means.
         """
         return await read_range(self._transport, descriptor, offset, length, on_received)
+
+    async def delete_blob(self, digest: str) -> bool:
+        """Delete a blob; False when it was not there. Whoever refers to it is broken then."""
+        return await delete(self._transport, f"blobs/{check_digest(digest)}", f"blob {digest}")
+
+    async def tags(self) -> list[str]:
+        """Every tag, in the registry's order; none when there is no such repository."""
+        return await list_tags(self._transport)
 
 
 @asynccontextmanager

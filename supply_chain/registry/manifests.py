@@ -15,7 +15,8 @@ from supply_chain.oci import (
     digest_of,
     parse_object,
 )
-from supply_chain.reference import DIGEST
+from supply_chain.reference import DIGEST, check_digest
+from supply_chain.registry.deletes import delete
 from supply_chain.registry.transport import Transport
 from supply_chain.registry.wire import Answer, Body
 
@@ -96,6 +97,13 @@ class Manifests:
                 answer.status,
             )
         return digest
+
+    async def delete(self, digest: str) -> bool:
+        """Delete a manifest, and with it every tag that points to it; False when it was not there.
+
+        Raises Rejected (405) and AccessDenied among others when the registry forbids deleting.
+        """
+        return await delete(self._transport, f"manifests/{check_digest(digest)}", f"manifest {digest}")
 
     async def _get(self, target: str, ok: tuple[int, ...]) -> Answer:
         return await self._transport.call(

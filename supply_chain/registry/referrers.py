@@ -8,7 +8,6 @@ listing that fails is an error, never an empty list.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ from supply_chain.oci import (
     parse_manifest,
 )
 from supply_chain.registry.manifests import Manifests
+from supply_chain.registry.paging import next_page
 from supply_chain.registry.retry import Attempts
 from supply_chain.registry.transport import Transport
 from supply_chain.registry.wire import Answer
@@ -38,7 +38,6 @@ _MOST_PAGES = 100
 # How a registry says that it has no such API: the specification's 404, and what older ones answer to unknown
 # paths.
 _NO_API = (404, 400, 405, 406, 501)
-_NEXT = re.compile(r'<([^<>]*)>\s*;[^,]*\brel="?next"?(?=[\s,;]|$)', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,19 +203,3 @@ def fallback_tag(digest: str) -> str:
 def referrer_descriptor(content: bytes, manifest: Manifest) -> Descriptor:
     """The entry for a list of referrers: with the manifest's own type and all of its annotations."""
     return describe(content, MANIFEST, artifact_type=manifest.kind, annotations=manifest.annotations)
-
-
-def next_page(answer: Answer) -> httpx.URL | None:
-    """The Link header's next page (RFC 8288), which must be on the same host."""
-    found = _NEXT.search(answer.headers.get("link", ""))
-    if found is None:
-        return None
-    try:
-        url = answer.url.join(found[1])
-    except httpx.InvalidURL:
-        raise BrokenAnswer(
-            "listing: a next page that is no URL", "check the registry", answer.status
-        ) from None
-    if (url.scheme, url.host, url.port) != (answer.url.scheme, answer.url.host, answer.url.port):
-        raise BrokenAnswer("listing: the next page is on another host", "check the registry", answer.status)
-    return url

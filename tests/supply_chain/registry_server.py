@@ -23,7 +23,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 INDEX = "application/vnd.oci.image.index.v1+json"
-_PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>blobs/uploads|blobs|manifests|referrers)/(?P<rest>[^/]*)")
+_PATH = re.compile(
+    r"/v2/(?P<name>.+)/(?P<kind>blobs/uploads|blobs|manifests|referrers|tags)/(?P<rest>[^/]*)"
+)
 
 
 class Fault(StrEnum):
@@ -102,6 +104,8 @@ class RegistryServer(ThreadingHTTPServer):
         self.faults: list[Planned] = []
         self.count = 0
         self.referrers_api = True
+        self.deletes = {"manifests", "blobs"}
+        self.tags_page = 1000
         self.referrers_page = 100
         self.says_subject = True
         self.mounts = True
@@ -213,9 +217,11 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             return self._refuse(404, "NAME_UNKNOWN")
         name, kind, rest = found["name"], found["kind"], found["rest"]
-        action = "pull" if self.command in ("GET", "HEAD") else "push"
+        action = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}.get(self.command, "push")
         if not self._allowed(name, action):
-            return self._challenge(f"repository:{name}:{'pull' if action == 'pull' else 'pull,push'}")
+            return self._challenge(f"repository:{name}:{'pull,push' if action == 'push' else action}")
+        if self.command == "DELETE" and kind not in server.deletes:
+            return self._refuse(405, "UNSUPPORTED")
         if fault is Fault.LOST_UPLOAD and kind == "blobs/uploads":
             server.uploads.clear()
         with server.lock:
@@ -230,6 +236,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = repo.blobs.get(digest)
         if content is None:
             return self._refuse(404, "BLOB_UNKNOWN")
+        if self.command == "DELETE":
+            del repo.blobs[digest]
+            return self._answer(202)
         headers = {"Docker-Content-Digest": digest, "Content-Type": "application/octet-stream"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
         if wanted is None or not self.server.ranges:
@@ -292,6 +301,12 @@ class _Handler(BaseHTTPRequestHandler):
         digest = repo.tags.get(target, target)
         if digest not in repo.manifests:
             return self._refuse(404, "MANIFEST_UNKNOWN")
+        if self.command == "DELETE":
+            if target != digest:
+                return self._refuse(405, "UNSUPPORTED")
+            del repo.manifests[digest]
+            repo.tags = {tag: points for tag, points in repo.tags.items() if points != digest}
+            return self._answer(202)
         media_type, content = repo.manifests[digest]
         self._answer(200, content, **{"Content-Type": media_type, "Docker-Content-Digest": digest})
 
@@ -315,6 +330,16 @@ class _Handler(BaseHTTPRequestHandler):
         if "subject" in loaded and self.server.says_subject:
             headers["OCI-Subject"] = loaded["subject"]["digest"]
         self._answer(201, **headers)
+
+    def _tags(self, repo: Repo, name: str, rest: str, query: dict[str, str], body: bytes) -> None:
+        if rest != "list" or not (repo.blobs or repo.manifests):
+            return self._refuse(404, "NAME_UNKNOWN")
+        left = [tag for tag in sorted(repo.tags) if tag > query.get("last", "")]
+        shown = left[: min(self.server.tags_page, int(query.get("n", 1000)))]
+        headers = {"Content-Type": "application/json"}
+        if len(shown) < len(left):
+            headers["Link"] = f'</v2/{name}/tags/list?last={shown[-1]}>; rel="next"'
+        self._answer(200, json.dumps({"name": name, "tags": shown or None}).encode(), **headers)
 
     def _referrers(self, repo: Repo, name: str, subject: str, query: dict[str, str], body: bytes) -> None:
         if not self.server.referrers_api:

@@ -37,7 +37,8 @@ from supply_chain.oci import (
     parse_manifest,
 )
 from supply_chain.registry import Document, Policy, Repository, open_repository
-from supply_chain.registry.referrers import fallback_tag, next_page, referrer_descriptor
+from supply_chain.registry.paging import next_page
+from supply_chain.registry.referrers import fallback_tag, referrer_descriptor
 from supply_chain.registry.wire import Answer
 from tests.supply_chain.registry_server import Fault, Planned, RegistryServer
 
