@@ -7,19 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from supply_chain.errors import (
     InvalidReference,
     LayoutError,
+    VerificationError,
 )
 from supply_chain.image import BUILD_MANIFEST, KERNEL, METADATA
+from supply_chain.layout import open_layout
 from supply_chain.oci import MANIFEST, digest_of
 from supply_chain.referrer import BUNDLE
+from supply_chain.registry import Document
 from supply_chain.statement import PROVENANCE, SBOM, SIGNATURE, statement_bytes
+from supply_chain.verify.image import verify_image
 from supply_chain.verify.policy import signer_policy
+from supply_chain.verify.source import LayoutSource
 from supply_chain.verify.steps import Done, Step
-from tests.supply_chain.verify.bench import Bench
+from tests.supply_chain.verify.bench import SIGNER, Bench
 from tests.supply_chain.verify.forge import IDENTITY, ISSUER, Forge, Names
 from tests.supply_chain.verify.signed_image import (
     COMMIT,
@@ -306,3 +312,20 @@ def test_a_layout_that_is_none(bench: Bench, tmp_path: Path) -> None:
         bench.at(str(tmp_path))
     with pytest.raises(InvalidReference, match="no folder 'out/nothing'"):
         bench.at("out/nothing")
+
+
+def test_a_source_that_gives_other_bytes_than_it_says(
+    forge: Forge, signed: Signed, other: Signed, tmp_path: Path
+) -> None:
+    class Lying(LayoutSource):
+        async def image(self) -> Document:
+            return Document(signed.image.described, other.image.manifest)
+
+    source = Lying(open_layout(write(tmp_path, signed.files)))
+    with pytest.raises(VerificationError) as refused:
+        anyio.run(verify_image, source, forge.trust, SIGNER)
+    assert refused.value.step == Step.MANIFEST
+    assert (refused.value.expected, refused.value.found) == (
+        f"bytes with the digest {signed.image.digest}",
+        other.image.digest,
+    )
