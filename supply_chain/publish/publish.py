@@ -10,7 +10,6 @@ import anyio
 
 from platform_client.settings import Webhook
 from platform_client.webhook import Taken, WebhookBody, deliver
-from supply_chain.errors import VerificationError
 from supply_chain.layout import open_layout
 from supply_chain.publish.announcement import Facts, announcement
 from supply_chain.publish.state import publishing
@@ -19,15 +18,11 @@ from supply_chain.push import Progress, PushResult, push
 from supply_chain.reference import Reference
 from supply_chain.registry import Credentials, Policy
 from supply_chain.signing.services import POLICY as SIGNING
-from supply_chain.signing.sign import sign_layout
+from supply_chain.signing.sign import is_signed_by, sign_layout
 from supply_chain.trust import Trust
 from supply_chain.verify.image import Verified, verify_image
 from supply_chain.verify.policy import Signer, signer_policy
-from supply_chain.verify.source import LayoutSource, open_source
-from supply_chain.verify.steps import Step
-
-# What `disk-image sign` mends: no signature there, or one that says something else.
-_UNSIGNED = (Step.SIGNATURES, Step.SBOM, Step.PROVENANCE)
+from supply_chain.verify.source import open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +94,7 @@ class _Release:
     async def is_signed_by(self, signer: Signer) -> bool:
         if self.signing.identity not in (None, signer.identity):
             return False
-        policy = signer_policy(identity=signer.identity, issuer=signer.issuer)
-        layout = await anyio.to_thread.run_sync(open_layout, self.folder)
-        try:
-            await verify_image(LayoutSource(layout), self.signing.trust, policy, read_layers=False)
-        except VerificationError as error:
-            if error.step not in _UNSIGNED:
-                raise
-            return False
-        return True
+        return await is_signed_by(self.folder, self.signing.trust, signer)
 
     async def sign(self) -> tuple[Signer, bool]:
         how = self.signing

@@ -1,8 +1,8 @@
 """The steps of publishing, each done only as far as it is still to be done.
 
 1. The state beside the build is read (state.py).
-2. The image is signed, unless the layout still holds what the state says: all three statements by that
-   signer, verified. As whom is recorded.
+2. The image is signed, unless the layout still holds all that is to be said of it by whom the state names:
+   then no token is needed. As whom is recorded.
 3. It is pushed: the registry is asked for every part, and sent what is missing.
 4. What the registry has now is verified, by digest and as exactly that signer's: the platform is told of
    nothing that it would have to refuse.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import anyio
@@ -85,12 +85,6 @@ class Published:
 
     def to_json(self) -> dict[str, object]:
         """For `--json`."""
-        told = self.told and {
-            "delivery_id": self.told.delivery_id,
-            "status": self.told.status,
-            "publication_id": self.told.publication_id,
-            "now": self.told.now,
-        }
         return {
             "reference": self.pushed.reference,
             "manifest_digest": self.pushed.digest,
@@ -98,7 +92,7 @@ class Published:
             "issuer": self.signer.issuer,
             "signed_now": self.signed_now,
             "pushed": self.pushed.to_json(),
-            "told": told,
+            "told": self.told and asdict(self.told),
         }
 
 

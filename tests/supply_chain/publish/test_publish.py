@@ -212,6 +212,21 @@ def test_another_build_is_another_publication(publisher: Publisher) -> None:
     assert second.pushed.digest == publisher.layout.image.digest != first.pushed.digest
 
 
+def test_another_commit_that_gives_the_same_image_is_attested_and_told(publisher: Publisher) -> None:
+    first = publisher()
+    index = publisher.layout.folder / "index.json"
+    signed = index.read_bytes()
+    built(publisher.layout.folder, commit="2e" * 20)
+    # building the image that is there leaves its layout alone
+    index.write_bytes(signed)
+    second = publisher()
+    assert second.signed_now
+    assert second.pushed.digest == first.pushed.digest
+    commits = [json.loads(one.body)["git_sha"] for one in publisher.platform.seen]
+    assert commits == [COMMIT, "2e" * 20]
+    assert len(set(publisher.deliveries)) == 2
+
+
 def test_another_platform_is_told_on_its_own(publisher: Publisher) -> None:
     first = publisher()
     second = publisher(slug="debian-big")
