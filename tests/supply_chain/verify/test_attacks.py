@@ -121,6 +121,7 @@ def test_the_honest_image_is_accepted(tmp_path: Path, forge: Forge, signed: Sign
     assert target.refuses(Attack("none", "layout", files={})) == ""
 
 
+@pytest.mark.timeout(900)
 def test_no_attack_is_accepted(
     tmp_path: Path,
     forge: Forge,
