@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import anyio
+from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from platform_server import worker
 from platform_server.api import documented
 from platform_server.errors import Refused, TooOften, shown
 from platform_server.limits import BodyLimits
 from platform_server.routes import built, events, node_platforms, publications, webhooks
 from platform_server.state_folder import Platform
+from platform_server.verifier import Verifier, verifier_of
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +28,17 @@ PREFIX = "/api/v1/system"
 
 
 def create_app(platform: Platform) -> FastAPI:
-    """The application. Its lifespan runs the verification workers and the sweeps, and ends them."""
+    """The application. Its lifespan runs the verification workers and the sweeps, and ends them.
+
+    Raises TrustError when the trust can't be used.
+    """
+
+    verifier = verifier_of(platform.settings.trust)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
+        with _beside(platform, verifier):
             yield
-            tasks.cancel_scope.cancel()
 
     app = FastAPI(
         title="Disk image platform",
@@ -58,6 +64,17 @@ def create_app(platform: Platform) -> FastAPI:
         return {"status": "ok"}
 
     return app
+
+
+@contextmanager
+def _beside(platform: Platform, verifier: Verifier) -> Iterator[None]:
+    """Runs the workers on an event loop of their own, so that no verification delays an answer."""
+    with start_blocking_portal(name="platform") as portal:
+        working = portal.start_task_soon(worker.run, platform, verifier)
+        try:
+            yield
+        finally:
+            working.cancel()
 
 
 class LastResort:

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -70,20 +71,19 @@ class Database:
         self._writers = self.engine.execution_options(**{_WRITES: True})
         self._turn = threading.Lock()
         self._waiting: deque[_Waiting[Any]] = deque()
-        self._reading: anyio.CapacityLimiter | None = None
-        self._writing: anyio.CapacityLimiter | None = None
+        # Each event loop has limiters of its own: the workers run on another one than the server.
+        self._reading: RunVar[anyio.CapacityLimiter] = RunVar("reading")
+        self._writing: RunVar[anyio.CapacityLimiter] = RunVar("writing")
 
     async def read(self, work: Work[_Result]) -> _Result:
         """Run `work` on a consistent view; what it writes is thrown away."""
-        if self._reading is None:
-            self._reading = anyio.CapacityLimiter(READERS)
-        return await anyio.to_thread.run_sync(self.read_now, work, limiter=self._reading)
+        limiter = _limiter(self._reading, READERS)
+        return await anyio.to_thread.run_sync(self.read_now, work, limiter=limiter)
 
     async def write(self, work: Work[_Result]) -> _Result:
         """Run `work` in a transaction that is committed when this returns, and undone when it raises."""
-        if self._writing is None:
-            self._writing = anyio.CapacityLimiter(GROUP if self.is_sqlite else READERS)
-        return await anyio.to_thread.run_sync(self.write_now, work, limiter=self._writing)
+        limiter = _limiter(self._writing, GROUP if self.is_sqlite else READERS)
+        return await anyio.to_thread.run_sync(self.write_now, work, limiter=limiter)
 
     def read_now(self, work: Work[_Result]) -> _Result:
         """`read`, in this thread."""
@@ -158,6 +158,14 @@ class Database:
         finally:
             for each in group:
                 each.done = True
+
+
+def _limiter(variable: RunVar[anyio.CapacityLimiter], tokens: int) -> anyio.CapacityLimiter:
+    try:
+        return variable.get()
+    except LookupError:
+        variable.set(anyio.CapacityLimiter(tokens))
+        return variable.get()
 
 
 def _configure_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:

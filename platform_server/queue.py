@@ -25,6 +25,7 @@ class Lease:
     publication_id: UUID
     holder: UUID
     attempt: int
+    last_error: str | None
 
 
 class LeaseLost(Exception):
@@ -49,7 +50,12 @@ def claim(session: Session, at: datetime, length: timedelta) -> Lease | None:
         return None
     job.lease, job.available_at = new_id(), at + length
     job.attempts += 1
-    return Lease(job.id, job.lease, job.attempts)
+    return Lease(job.id, job.lease, job.attempts, job.last_error)
+
+
+def check(session: Session, lease: Lease) -> None:
+    """Raise LeaseLost unless the lease is still its holder's, and keep it so for this transaction."""
+    _held(session, lease)
 
 
 def renew(session: Session, lease: Lease, until: datetime) -> None:

@@ -34,9 +34,8 @@ from platform_server.identifiers import new_id
 from platform_server.states import Status
 
 _HOLDS_IMAGE = "status IN ('published', 'retired') AND published_at IS NOT NULL"
-_HOLDS_COMMIT = (
-    f"git_sha IS NOT NULL AND (status IN ('queued', 'awaiting_upload', 'verifying') OR ({_HOLDS_IMAGE}))"
-)
+_CLAIMS_COMMIT = "git_sha IS NOT NULL AND status IN ('queued', 'awaiting_upload', 'verifying')"
+_HOLDS_COMMIT = f"git_sha IS NOT NULL AND {_HOLDS_IMAGE}"
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -222,7 +221,16 @@ class Publication(Base):
         Index(None, "status", "id"),
         Index(None, "oci_digest"),
         Index(None, "node_platform_id", "git_sha"),
-        # Two rows can't both claim a commit, nor both have published an image.
+        # One row at a time can claim a commit, and one can have it; one can have an image.
+        Index(
+            "uq_publications_claim",
+            "node_platform_id",
+            "arch",
+            "git_sha",
+            unique=True,
+            sqlite_where=text(_CLAIMS_COMMIT),
+            postgresql_where=text(_CLAIMS_COMMIT),
+        ),
         Index(
             "uq_publications_commit",
             "node_platform_id",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from argparse import Namespace
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pipelines.errors import UsageError
 
@@ -41,8 +43,9 @@ def _init(args: Namespace) -> int:
 
 
 def _serve(args: Namespace) -> int:
+    from platform_server.node_platforms import check_trusted
     from platform_server.serve import listen, serve
-    from platform_server.settings import Settings
+    from platform_server.settings import Registries, Settings
     from platform_server.state_folder import open_platform
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -50,7 +53,21 @@ def _serve(args: Namespace) -> int:
     listening = listen(args.host, args.port)
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{host}:{listening.getsockname()[1]}"
-    platform = open_platform(args.state, Settings(public_url=(args.public_url or url).rstrip("/")))
+    trust = args.trust or (Path(found) if (found := os.environ.get("DISK_IMAGE_TRUST")) else None)
+    if trust is None:
+        logging.warning("no --trust: nothing can be verified, so every image will be refused")
+    settings = Settings(
+        public_url=(args.public_url or url).rstrip("/"),
+        trust=trust,
+        workers=args.workers,
+        registries=Registries(
+            trusted=tuple(check_trusted(each, "--trusted-registry") for each in args.trusted_registry or ()),
+            private=tuple(check_trusted(each, "--private-registry") for each in args.private_registry or ()),
+            plain_http=args.plain_http,
+            ca_file=args.ca_file,
+        ),
+    )
+    platform = open_platform(args.state, settings)
 
     def started() -> None:
         if args.json:

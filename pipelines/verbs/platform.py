@@ -28,6 +28,29 @@ def declare(verbs: Verbs) -> None:
     serve.add_argument(
         "--public-url", metavar="URL", help="where others reach it (else http://HOST:PORT): webhooks' URLs"
     )
+    serve.add_argument(
+        "--trust",
+        type=Path,
+        metavar="DIR|FILE",
+        help="what images are verified with (else DISK_IMAGE_TRUST); without one every image is refused",
+    )
+    serve.add_argument(
+        "--trusted-registry",
+        action="append",
+        metavar="HOST[:PORT][/PATH]",
+        help="take images from there for every node platform; repeatable",
+    )
+    serve.add_argument(
+        "--private-registry",
+        action="append",
+        metavar="HOST[:PORT]",
+        help="this host may have a private address; repeatable",
+    )
+    serve.add_argument("--plain-http", action="store_true", help="for registries on this machine only")
+    serve.add_argument(
+        "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
+    )
+    serve.add_argument("--workers", type=int, default=1, metavar="N", help="verifications side by side")
     token = platform.add_argument_group("token", "a user's token; user and account are made if they are new")
     token.add_argument("--account", default="default", metavar="NAME", help="whose images (default)")
     token.add_argument("--user", default="admin", metavar="NAME", help="whose token (admin)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,11 +12,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from platform_server import registries
 from platform_server.accounts import user_token
-from platform_server.settings import Settings
+from platform_server.settings import Registries, Settings
 from platform_server.state_folder import Platform, initialise, open_platform
+from supply_chain.registry import Policy
+from supply_chain.trust import init_embedded, load_trust
 from tests.platform_server.api import Api, Pipeline
+from tests.platform_server.images import Images
 from tests.platform_server.serving import serving
+from tests.platform_server.verifying import Trial
+from tests.platform_server.verifying import trial as make_trial
+from tests.supply_chain.registry_server import registry
+from tests.supply_chain.verify.forge import Forge
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -65,7 +74,7 @@ def clock() -> Clock:
 @pytest.fixture
 def settings() -> Settings:
     """What a test module may replace: here nothing is verified, so that rows stay as they were sent."""
-    return Settings(workers=0)
+    return Settings(workers=0, registries=Registries(plain_http=True))
 
 
 @pytest.fixture
@@ -111,3 +120,43 @@ def pipeline(api: Api, clock: Clock, platform_id: str) -> Pipeline:
     """A pipeline with a webhook, for the node platform `debian`."""
     made = api.post("/disk_image_webhooks", {"label": "pipeline"})
     return Pipeline(api.client, clock, made["webhook_id"], made["webhook_secret"])
+
+
+@pytest.fixture(scope="session")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Forge:
+    """The signer whom node platforms trust."""
+    folder = tmp_path_factory.mktemp("trust") / "trust"
+    init_embedded(folder)
+    return Forge(load_trust(folder))
+
+
+@pytest.fixture
+def images(forge: Forge) -> Iterator[Images]:
+    """A registry on loopback, and what pushes signed images to it."""
+    with registry() as server:
+        yield Images(server, forge)
+
+
+@pytest.fixture
+def trial(platform: Platform, images: Images, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    """The platform with real verification; registries are asked again at once."""
+    fast = Policy(attempts=2, silence=5.0, connect_timeout=5.0, sleep=_at_once, jitter=lambda: 0.0)
+    monkeypatch.setattr(registries, "POLICY", fast)
+    return make_trial(platform, images)
+
+
+async def _at_once(seconds: float) -> None:
+    """No waiting."""
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    """Waits until something holds, as long as a busy machine needs."""
+
+    def wait(holds: Callable[[], bool]) -> None:
+        until = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < until, "it never held"
+            time.sleep(0.05)
+
+    return wait

@@ -11,9 +11,9 @@ down_revision = None
 UTC = sa.DateTime(timezone=True)
 HOLDS_IMAGE = sa.text("status IN ('published', 'retired') AND published_at IS NOT NULL")
 HOLDS_COMMIT = sa.text(
-    "git_sha IS NOT NULL AND (status IN ('queued', 'awaiting_upload', 'verifying') "
-    "OR (status IN ('published', 'retired') AND published_at IS NOT NULL))"
+    "git_sha IS NOT NULL AND status IN ('published', 'retired') AND published_at IS NOT NULL"
 )
+CLAIMS_COMMIT = sa.text("git_sha IS NOT NULL AND status IN ('queued', 'awaiting_upload', 'verifying')")
 DEFAULT = "fk_node_platforms_default_publication_id"
 
 
@@ -237,6 +237,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_publications_oci_digest", "publications", ["oci_digest"])
     op.create_index("ix_publications_status_id", "publications", ["status", "id"])
+    op.create_index(
+        "uq_publications_claim",
+        "publications",
+        ["node_platform_id", "arch", "git_sha"],
+        unique=True,
+        sqlite_where=CLAIMS_COMMIT,
+        postgresql_where=CLAIMS_COMMIT,
+    )
     op.create_index(
         "uq_publications_commit",
         "publications",

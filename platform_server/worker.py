@@ -1,0 +1,167 @@
+"""The verification worker: claims a publication, verifies it, and writes the outcome.
+
+What speaks against the image is an outcome. What speaks of a registry that is down, of the network or of
+this program is none: the job is put back, later each time, and after the last attempt the publication fails
+with the last error. A worker that is killed leaves the job to the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+
+import anyio
+
+from pipelines.errors import UsageError
+from platform_server import outcomes, queue
+from platform_server.outcomes import Task
+from platform_server.queue import Lease, LeaseLost
+from platform_server.registries import UntrustedRegistry
+from platform_server.settings import Schedule
+from platform_server.state_folder import Platform
+from platform_server.verifier import Rejected, Verifier, policy_of, source_of
+from supply_chain.errors import InvalidReference, LayoutError, RegistryError, TrustError, VerificationError
+from supply_chain.verify.image import Verified
+from supply_chain.verify.steps import Step, within
+
+log = logging.getLogger(__name__)
+
+# How long a worker that found nothing waits, in seconds.
+_IDLE = 0.25
+# A verification that takes longer is given up, and tried again.
+_LONGEST = timedelta(hours=1)
+
+
+async def run(platform: Platform, verifier: Verifier) -> None:
+    """Verify whatever is queued, until cancelled."""
+    async with anyio.create_task_group() as tasks:
+        for _ in range(platform.settings.workers):
+            tasks.start_soon(_run_one, platform, verifier)
+
+
+async def _run_one(platform: Platform, verifier: Verifier) -> None:
+    while True:
+        try:
+            worked = await work(platform, verifier)
+        except Exception:
+            # The database, or a mistake in here: the lease ends by itself, and others go on.
+            log.exception("a verification could not be finished")
+            worked = False
+        if not worked:
+            await anyio.sleep(_IDLE)
+
+
+async def work(platform: Platform, verifier: Verifier) -> bool:
+    """Verify one publication that is due; False when there is none."""
+    schedule, write, clock = platform.settings.schedule, platform.database.write, platform.clock
+    lease = await write(lambda on: queue.claim(on, clock(), schedule.lease))
+    if lease is None:
+        return False
+    try:
+        outcome = await _outcome(platform, verifier, lease)
+        if isinstance(outcome, Verified):
+            verified = outcome
+            try:
+                row = await write(lambda on: outcomes.publish(on, lease, verified, clock()))
+                log.info("%s: publication %s is %s", row.correlation_id, row.id, row.status)
+            except Rejected as rejected:
+                outcome = rejected
+        if isinstance(outcome, Rejected):
+            refused = outcome
+            row = await write(lambda on: outcomes.fail(on, lease, refused, clock()))
+            log.info("%s: publication %s failed: %s", row.correlation_id, row.id, refused)
+        elif isinstance(outcome, _Later):
+            again = clock() + _delay(lease.attempt, schedule)
+            await write(lambda on: queue.put_back(on, lease, again, outcome.why))
+            log.warning(
+                "publication %s: no verdict, tried again later: %s", lease.publication_id, outcome.why
+            )
+    except LeaseLost:
+        log.warning("publication %s: another worker has it now", lease.publication_id)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """Nothing is known of the image."""
+
+    why: str
+
+
+async def _outcome(
+    platform: Platform, verifier: Verifier, lease: Lease
+) -> Verified | Rejected | _Later | None:
+    """What to write; None when it is written already. Raises LeaseLost."""
+    schedule = platform.settings.schedule
+    outcome: Verified | Rejected | _Later | None = None
+    lost = True
+    try:
+        task = await platform.database.write(
+            lambda on: outcomes.begin(on, lease, schedule.attempts, platform.clock())
+        )
+    except Rejected as rejected:
+        return rejected
+    if task is None:
+        return None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_keep, platform, lease, tasks.cancel_scope)
+        try:
+            with anyio.fail_after(_LONGEST.total_seconds()):
+                outcome = await _judge(platform, verifier, task)
+        except Rejected as rejected:
+            outcome = rejected
+        except (RegistryError, TimeoutError, OSError) as error:
+            outcome = _Later(str(error) or type(error).__name__)
+        lost = False
+        tasks.cancel_scope.cancel()
+    if lost:
+        raise LeaseLost
+    if isinstance(outcome, _Later) and lease.attempt >= schedule.attempts:
+        return Rejected("unavailable", f"no verdict after {lease.attempt} attempts: {outcome.why}")
+    return outcome
+
+
+async def _judge(platform: Platform, verifier: Verifier, task: Task) -> Verified | None:
+    """What is known of the image; None when it turned out to be published already. Raises Rejected."""
+    row, settings = task.row, platform.settings.registries
+    try:
+        policy = policy_of(task.platform)
+        if row.oci_digest is None:
+            with within(Step.MANIFEST):
+                async with source_of(row, task.platform, settings) as source:
+                    digest = (await source.image()).descriptor.digest
+            if not await platform.database.write(
+                lambda on: outcomes.pin(on, task.lease, digest, platform.clock())
+            ):
+                return None
+            row.oci_digest = digest
+        async with source_of(row, task.platform, settings) as source:
+            return await verifier(source, policy)
+    except UntrustedRegistry as error:
+        raise Rejected("untrusted_registry", error.what) from None
+    except VerificationError as error:
+        raise Rejected("verification_failed", f"{error.where}{error.what}") from None
+    except (TrustError, UsageError) as error:
+        raise Rejected("no_trust", error.what) from None
+    except (InvalidReference, LayoutError) as error:
+        raise Rejected("invalid_image", error.what) from None
+
+
+async def _keep(platform: Platform, lease: Lease, work: anyio.CancelScope) -> None:
+    """Renew the lease as long as the work goes on; end the work when it is lost."""
+    length = platform.settings.schedule.lease
+    while True:
+        await anyio.sleep(length.total_seconds() / 3)
+        try:
+            await platform.database.write(lambda on: queue.renew(on, lease, platform.clock() + length))
+        except LeaseLost:
+            work.cancel()
+            return
+
+
+def _delay(attempt: int, schedule: Schedule) -> timedelta:
+    """How long to wait after that many attempts: doubled each time, and never for all at once."""
+    most: timedelta = min(schedule.longest_retry, schedule.first_retry * 2 ** (attempt - 1))
+    return timedelta(seconds=most.total_seconds() * random.uniform(0.5, 1.0))
