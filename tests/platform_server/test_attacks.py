@@ -223,7 +223,7 @@ def test_a_redirect_to_another_service_of_this_machine_is_not_followed(trial: Tr
 
 
 def test_a_tag_moved_between_steps_changes_nothing(trial: Trial) -> None:
-    """The tag is moved to another signed image after each request; all that is verified is the first one's."""
+    """The tag is moved to another signed image after it was resolved; what is verified is the first one."""
     first = trial.images.push()
     second = trial.images.push("second", tag="other", commit="2" * 40)
     tags = trial.images.server.repo(REPOSITORY).tags
