@@ -19,8 +19,8 @@ from pipelines.verbs.arguments import Parser
 
 EXIT_INTERRUPTED = 130
 
-# httpx loads its own command line (click, rich, pygments) with itself where those are installed, and does without
-# it where they are not: that is more than half of the time that it takes to load.
+# httpx loads its own command line (click, rich, pygments) with itself where those are installed, and does
+# without it where they are not: that is more than half of the time that it takes to load.
 sys.modules["httpx._main"] = None  # type: ignore[assignment]
 
 
