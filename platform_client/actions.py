@@ -142,10 +142,14 @@ class Actions:
         path = f"{_publications(platform_id)}/{_segment(publication_id)}/set_default"
         await self._ask("POST", path, {})
 
-    async def rollback(self, platform_id: str) -> None:
-        """Have new nodes boot the publication before the present one."""
+    async def rollback(self, platform_id: str, publication_id: str | None = None) -> None:
+        """Have new nodes boot an earlier publication, the one before the present default unless it is
+        named.
+        """
         path = f"node_platforms/{_segment(platform_id)}/rollback_disk_image"
-        await self._ask("POST", path, {}, repeatable=False)
+        body = {} if publication_id is None else {"publication_id": publication_id}
+        # Sent twice, an unnamed one would go back twice.
+        await self._ask("POST", path, body, repeatable=publication_id is not None)
 
     async def recent_events(self, kind_prefix: str = "", limit: int = 50) -> list[Event]:
         """What happened last, the newest first, by choice only kinds that start so."""

@@ -184,6 +184,6 @@ def _asked_to_wait(headers: Mapping[str, str]) -> str:
 
 
 def _final_hint(error: Interrupted) -> str:
-    if "TLS" in error.reason:
-        return "set the address of a server that speaks https"
-    return "give the certificate authority that signed for it with --ca-file FILE"
+    if error.reason.startswith("its certificate"):
+        return "give the certificate authority that signed for it with --ca-file FILE"
+    return "set the address of a server that speaks https"

@@ -142,11 +142,14 @@ def test_default_and_rollback(server: AnsweringServer, act: Act) -> None:
     server.answer = lambda asked: data()
     act(lambda on: on.set_default(PLATFORM, PUBLICATION))
     act(lambda on: on.rollback(PLATFORM))
+    act(lambda on: on.rollback(PLATFORM, PUBLICATION))
     base = f"/api/v1/system/node_platforms/{PLATFORM}"
     assert [(one.method, one.path) for one in server.asked] == [
         ("POST", f"{base}/disk_image_publications/{PUBLICATION}/set_default"),
         ("POST", f"{base}/rollback_disk_image"),
+        ("POST", f"{base}/rollback_disk_image"),
     ]
+    assert [one.json for one in server.asked] == [{}, {}, {"publication_id": PUBLICATION}]
 
 
 def test_the_reference_s_answers(server: AnsweringServer, act: Act) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -16,8 +17,9 @@ from platform_client.settings import Webhook, webhook_settings
 from platform_client.webhook import Taken, WebhookBody, deliver
 from supply_chain.registry import Policy
 from tests.platform_client.conftest import Waits
-from tests.platform_client.webhook_server import SECRET, Fault, Planned, WebhookServer
+from tests.platform_client.webhook_server import SECRET, Fault, Planned, WebhookServer, webhook_server
 
+TLS = Path(__file__).parents[1] / "supply_chain" / "tls"
 DIGEST = "ab" * 32
 BODY = WebhookBody(
     platform_slug="debian-minimal",
@@ -278,6 +280,18 @@ def test_https_that_is_not_spoken(server: WebhookServer, webhook: Webhook, polic
         send(plain, policy)
     assert "speaks https" in caught.value.hint
     assert server.seen == []
+
+
+def test_a_private_authority(policy: Policy) -> None:
+    with webhook_server((TLS / "server.pem", TLS / "server.key")) as server:
+        webhook = webhook_settings(server.environment())
+        with pytest.raises(Unreachable, match="its certificate is not trusted") as caught:
+            send(webhook, policy)
+        assert "--ca-file" in caught.value.hint
+        assert server.seen == []
+        ca_file = TLS / "ca.pem"
+        taken = anyio.run(lambda: deliver(webhook, "msg_1", BODY.to_bytes(), policy=policy, ca_file=ca_file))
+        assert taken.status == "queued"
 
 
 def _closed_port() -> int:

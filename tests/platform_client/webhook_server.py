@@ -11,12 +11,14 @@ import hashlib
 import hmac
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook as ReferenceWebhook
@@ -88,8 +90,13 @@ class WebhookServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self) -> None:
+    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.scheme = "https" if tls else "http"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.lock = threading.RLock()
         self.up = True
         self.faults: list[Planned] = []
@@ -107,7 +114,7 @@ class WebhookServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The webhook's."""
-        return f"http://127.0.0.1:{self.server_address[1]}{PATH}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}{PATH}"
 
     @property
     def publications(self) -> set[str]:
@@ -126,9 +133,9 @@ class WebhookServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def webhook_server() -> Iterator[WebhookServer]:
-    """A webhook for the length of a test."""
-    with WebhookServer() as server:
+def webhook_server(tls: tuple[Path, Path] | None = None) -> Iterator[WebhookServer]:
+    """A webhook for the length of a test; `tls` are certificate and key."""
+    with WebhookServer(tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:
