@@ -9,8 +9,8 @@ disk-image = .venv/bin/disk-image
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-run: setup ## build RECIPE into OUTPUT, sign it, push it to a registry on this machine, verify it there, boot it
-	@scripts/run $(RECIPE) $(OUTPUT)
+run: setup ## build RECIPE into OUTPUT, sign, push and publish it on this machine alone, boot it
+	@.venv/bin/python scripts/run.py $(RECIPE) $(OUTPUT)
 
 # What the tests compare with: fsverity(1), and a clock that can be set ahead.
 test test-peers: export SETUP_PACKAGES = fsverity libfaketime
