@@ -40,7 +40,7 @@ _STORAGE_HINTS = dict.fromkeys(
 
 @dataclass(frozen=True, slots=True)
 class UploadedImage:
-    """What the platform made of it; `idempotent` when it had the very image published already."""
+    """What the platform made of it; `idempotent` when it has the image already, in the state `status`."""
 
     publication_id: str
     status: str
@@ -97,7 +97,7 @@ async def upload_image(
         begun = await worker.ask("initiate", facts)  # 1
         publication = _text(begun, "publication_id", calls)
         if begun.get("idempotent_hit"):
-            return UploadedImage(publication, "published", True)
+            return UploadedImage(publication, str(begun.get("publication_status") or "published"), True)
         place = _place(base, _text(begun, "signed_upload_url", calls))
         # A large file may take its time, as long as it moves.
         patient = replace(policy, patience=policy.patience + image.size / policy.slowest)

@@ -11,17 +11,19 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from platform_server.permissions import Caller, Permission
 from platform_server.state_folder import Platform
-from platform_server.tokens import authenticate
+from platform_server.tokens import authenticate, seen
 
 _Data = TypeVar("_Data")
 
 _bearer = HTTPBearer(auto_error=False, description="a token of `disk-image platform token`")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+_worker = APIKeyHeader(name="X-Worker-Token", auto_error=False, description="a CI worker's token")
+WorkerToken = Annotated[str | None, Depends(_worker)]
 
 
 class View(BaseModel):
@@ -73,12 +75,14 @@ Served = Annotated[Platform, Depends(the_platform)]
 
 
 def requires(permission: Permission) -> Callable[..., Any]:
-    """A dependency: the caller, who holds the permission."""
+    """A dependency: the caller, who holds the permission. A worker's token may also be in X-Worker-Token."""
 
-    async def caller(credentials: Credentials, platform: Served) -> Caller:
-        token = credentials.credentials if credentials is not None else None
+    async def caller(credentials: Credentials, worker_token: WorkerToken, platform: Served) -> Caller:
+        token = credentials.credentials if credentials is not None else worker_token
         found = await platform.database.read(lambda session: authenticate(session, token))
         found.require(permission)
+        if found.worker_id is not None:
+            await platform.database.write(lambda session: seen(session, found, platform.clock()))
         return found
 
     caller.permission = permission  # type: ignore[attr-defined]

@@ -14,11 +14,19 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from platform_server import worker
+from platform_server import upload_files, worker
 from platform_server.api import documented
 from platform_server.errors import Refused, TooOften, shown
 from platform_server.limits import BodyLimits
-from platform_server.routes import built, events, node_platforms, publications, webhooks
+from platform_server.routes import (
+    built,
+    ci_workers,
+    events,
+    node_platforms,
+    publications,
+    webhooks,
+    worker_api,
+)
 from platform_server.state_folder import Platform
 from platform_server.verifier import Verifier, verifier_of
 
@@ -50,13 +58,20 @@ def create_app(platform: Platform) -> FastAPI:
     )
     app.state.platform = platform
     app.add_middleware(LastResort)
-    app.add_middleware(BodyLimits, limits=platform.settings.limits, streamed=lambda path: False)
+    app.add_middleware(
+        BodyLimits,
+        limits=platform.settings.limits,
+        streamed=lambda path: path.startswith(f"{worker_api.PUT_PATH}/"),
+    )
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
 
     app.include_router(built.router(platform), prefix=PREFIX)
-    for routes in (node_platforms, publications, webhooks, events):
+    for routes in (node_platforms, publications, webhooks, events, ci_workers):
         app.include_router(documented(routes.router), prefix=PREFIX)
+    files = upload_files.UploadFiles(platform)
+    app.include_router(documented(worker_api.token_routes(platform, files)), prefix=PREFIX)
+    app.include_router(worker_api.put_route(files), prefix=PREFIX)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -68,13 +83,17 @@ def create_app(platform: Platform) -> FastAPI:
 
 @contextmanager
 def _beside(platform: Platform, verifier: Verifier) -> Iterator[None]:
-    """Runs the workers on an event loop of their own, so that no verification delays an answer."""
+    """Runs workers and sweeps on an event loop of their own, so that no verification delays an answer."""
     with start_blocking_portal(name="platform") as portal:
-        working = portal.start_task_soon(worker.run, platform, verifier)
+        running = [
+            portal.start_task_soon(worker.run, platform, verifier),
+            portal.start_task_soon(upload_files.sweep_always, platform),
+        ]
         try:
             yield
         finally:
-            working.cancel()
+            for each in running:
+                each.cancel()
 
 
 class LastResort:

@@ -1,4 +1,6 @@
-"""Connections whose requests arrive too slowly are closed: uvicorn itself waits for headers without end."""
+"""Connections whose requests arrive too slowly are closed: uvicorn itself waits without end for headers, and
+for the rest of a body that was answered already.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 def impatient(header_seconds: float) -> type[H11Protocol]:
     """uvicorn's HTTP/1.1, where a request's headers must be complete `header_seconds` after the connection
-    was made, or after their first byte.
+    was made, or after their first byte, and what is left of a body as long after the answer.
     """
 
     class Impatient(H11Protocol):
@@ -22,17 +24,27 @@ def impatient(header_seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:
+            if self.conn.their_state is h11.IDLE or self._is_answered_early():
+                self._start()
+            else:
                 self._stop()
-            elif self._deadline is None:
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self._is_answered_early():
                 self._start()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
             super().connection_lost(exc)
 
+        def _is_answered_early(self) -> bool:
+            """Whether there was an answer before all of the body."""
+            return self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete
+
         def _start(self) -> None:
-            self._deadline = self.loop.call_later(header_seconds, self._give_up)
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(header_seconds, self._give_up)
 
         def _stop(self) -> None:
             if self._deadline is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -25,8 +25,6 @@ ROLES = {
     WorkerRole.CI_WORKER: frozenset({Permission.PUBLISH_DISK_IMAGE}),
     WorkerRole.SERVICE: frozenset({Permission.PUBLISH_DISK_IMAGE, Permission.MODULES_UPDATE}),
 }
-# How exact a worker's last_seen_at is: writing it each time would cost every request a transaction.
-_SEEN = timedelta(minutes=1)
 _LONGEST = 512
 
 

@@ -2,7 +2,7 @@
 
 1. policy: the platform says who may sign; none set means nobody.
 2. source: the image is opened at the digest that is known by now, else at its tag, which is then resolved
-   once (worker.py keeps the digest before anything else is asked).
+   once (worker.py keeps the digest before anything else is asked); an uploaded one in its archive.
 3. the numbered steps of supply_chain/verify/image.py, all layers read.
 4. claims: each field that the sender gave is what the image and its provenance say.
 """
@@ -13,15 +13,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from anyio import to_thread
+
 from platform_server.registries import open_trusted
 from platform_server.settings import Registries
 from platform_server.tables import NodePlatform, Publication
+from platform_server.uploads import upload_name
+from supply_chain.archive import open_archive
 from supply_chain.errors import TrustError
 from supply_chain.reference import parse_reference
 from supply_chain.trust import Trust, load_trust
 from supply_chain.verify.image import Verified, verify_image
 from supply_chain.verify.policy import SignerPolicy, signer_policy
-from supply_chain.verify.source import RegistrySource, Source
+from supply_chain.verify.source import LayoutSource, RegistrySource, Source
 
 # What verifies an image: `supply_chain.verify` behind a signature of two arguments.
 Verifier = Callable[[Source, SignerPolicy], Awaitable[Verified]]
@@ -65,9 +69,15 @@ def policy_of(platform: NodePlatform) -> SignerPolicy:
 
 
 @asynccontextmanager
-async def source_of(row: Publication, platform: NodePlatform, settings: Registries) -> AsyncIterator[Source]:
-    """Step 2. Raises UntrustedRegistry and InvalidReference."""
-    assert row.oci_ref is not None
+async def source_of(
+    row: Publication, platform: NodePlatform, settings: Registries, uploads: Path
+) -> AsyncIterator[Source]:
+    """Step 2; what was uploaded is in the folder `uploads`. Raises UntrustedRegistry, InvalidReference and
+    LayoutError.
+    """
+    if row.oci_ref is None:
+        yield LayoutSource(await to_thread.run_sync(open_archive, uploads / upload_name(row.id)))
+        return
     reference = parse_reference(row.oci_ref)
     if row.oci_digest is not None:
         reference = reference.at(row.oci_digest)

@@ -130,14 +130,14 @@ async def _judge(platform: Platform, verifier: Verifier, task: Task) -> Verified
         policy = policy_of(task.platform)
         if row.oci_digest is None:
             with within(Step.MANIFEST):
-                async with source_of(row, task.platform, settings) as source:
+                async with source_of(row, task.platform, settings, platform.uploads) as source:
                     digest = (await source.image()).descriptor.digest
             if not await platform.database.write(
                 lambda on: outcomes.pin(on, task.lease, digest, platform.clock())
             ):
                 return None
             row.oci_digest = digest
-        async with source_of(row, task.platform, settings) as source:
+        async with source_of(row, task.platform, settings, platform.uploads) as source:
             return await verifier(source, policy)
     except UntrustedRegistry as error:
         raise Rejected("untrusted_registry", error.what) from None

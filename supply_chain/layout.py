@@ -82,6 +82,11 @@ class Layout:
             )
         return b"".join(self.stream(blob))
 
+    def has(self, blob: oci.Descriptor) -> bool:
+        """Whether there is something of that name and size."""
+        path = self.path(blob)
+        return path.is_file() and path.stat().st_size == blob.size
+
     def stream(self, blob: oci.Descriptor) -> Iterator[bytes]:
         """A blob's bytes in pieces. They are checked when the last one has been taken: LayoutError then
         means that all of them are to be thrown away.
@@ -89,19 +94,24 @@ class Layout:
         where = f"{self.folder}: blob {blob.digest}"
         sha256 = hashlib.sha256()
         try:
-            with open(self.path(blob), "rb", buffering=0, opener=_open) as file:
-                size = os.fstat(file.fileno()).st_size
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise LayoutError(f"{where}: not a regular file", REBUILD)
-                if size != blob.size:
-                    raise LayoutError(f"{where}: expected {blob.size} bytes, found {size}", REBUILD)
-                while chunk := file.read(_CHUNK):
-                    sha256.update(chunk)
-                    yield chunk
+            for chunk in self._stored(blob, where):
+                sha256.update(chunk)
+                yield chunk
         except OSError as error:
             raise LayoutError(f"{where}: {error.strerror or error}", REBUILD) from None
         if sha256.hexdigest() != blob.hex:
             raise LayoutError(f"{where}: its content's digest is sha256:{sha256.hexdigest()}", REBUILD)
+
+    def _stored(self, blob: oci.Descriptor, where: str) -> Iterator[bytes]:
+        """What is stored under the blob's name, of the blob's size. Raises LayoutError, OSError."""
+        with open(self.path(blob), "rb", buffering=0, opener=_open) as file:
+            size = os.fstat(file.fileno()).st_size
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise LayoutError(f"{where}: not a regular file", REBUILD)
+            if size != blob.size:
+                raise LayoutError(f"{where}: expected {blob.size} bytes, found {size}", REBUILD)
+            while chunk := file.read(_CHUNK):
+                yield chunk
 
     def check(self) -> None:
         """Read and check every document and every blob of the image."""
@@ -113,20 +123,27 @@ class Layout:
 
 def open_layout(folder: Path) -> Layout:
     """The layout in `folder`. Raises LayoutError when it is none, or its index names no image first."""
-    marker = _parsed(lambda: oci.parse_object(_document(folder, "oci-layout"), f"{folder}/oci-layout"))
+    return Layout(folder, read_index(folder, lambda name: _document(folder, name)))
+
+
+def read_index(folder: Path, document: Callable[[str], bytes]) -> oci.Index:
+    """The index of the layout whose documents `document` gives by name; its first manifest is an image.
+    Raises LayoutError.
+    """
+    marker = _parsed(lambda: oci.parse_object(document("oci-layout"), f"{folder}/oci-layout"))
     if marker.get("imageLayoutVersion") != "1.0.0":
         raise LayoutError(
             f"{folder}/oci-layout: expected version 1.0.0, found {marker.get('imageLayoutVersion')!r}",
             REBUILD,
         )
-    index = _parsed(lambda: oci.parse_index(_document(folder, "index.json"), f"{folder}/index.json"))
+    index = _parsed(lambda: oci.parse_index(document("index.json"), f"{folder}/index.json"))
     if not index.manifests or index.manifests[0].artifact_type != ARTIFACT:
         found = index.manifests[0].artifact_type if index.manifests else "no manifest"
         raise LayoutError(
             f"{folder}/index.json: expected an image ({ARTIFACT}) as the first manifest, found {found}",
             REBUILD,
         )
-    return Layout(folder, index)
+    return index
 
 
 def _document(folder: Path, name: str) -> bytes:

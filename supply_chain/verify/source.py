@@ -92,11 +92,7 @@ class LayoutSource:
         await anyio.to_thread.run_sync(run)
 
     async def has(self, blob: Descriptor) -> bool:
-        def there() -> bool:
-            path = self._layout.path(blob)
-            return path.is_file() and path.stat().st_size == blob.size
-
-        return await anyio.to_thread.run_sync(there)
+        return await anyio.to_thread.run_sync(self._layout.has, blob)
 
     def _hanging(self, entry: Descriptor, image: str) -> Hanging:
         try:

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import uvicorn
 
@@ -14,10 +15,13 @@ from platform_server.state_folder import Platform
 
 
 @contextmanager
-def serving(platform: Platform) -> Iterator[tuple[str, int]]:
-    """Host and port of the platform, served for as long as the block lasts."""
+def serving(platform: Platform, *, public: bool = False) -> Iterator[tuple[str, int]]:
+    """Host and port of the platform, served while the block lasts; if `public`, its URL names them."""
     started = threading.Event()
     listening = listen("127.0.0.1", 0)
+    if public:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        platform = replace(platform, settings=replace(platform.settings, public_url=url))
     running: uvicorn.Server = server(platform, started.set)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

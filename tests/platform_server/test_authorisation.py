@@ -15,7 +15,11 @@ from tests.platform_server.conftest import Clock
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
 # Who may call these is not decided by a token.
-OPEN = {"/healthz", f"{PREFIX}/webhooks/disk_image/built/{{webhook_id}}"}
+OPEN = {
+    "/healthz",
+    f"{PREFIX}/webhooks/disk_image/built/{{webhook_id}}",
+    f"{PREFIX}/uploads/{{publication_id}}",
+}
 
 
 def _routes(platform: Platform) -> Iterator[tuple[str, str, Permission]]:
