@@ -23,6 +23,10 @@ from supply_chain.verify.image import Verified
 _LONGEST_ERROR = 4000
 
 
+class NotNow(Exception):
+    """The image holds and can't be published yet; the same attempt later may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A publication to verify, and the platform that it is for."""
@@ -62,7 +66,8 @@ def pin(session: Session, lease: Lease, digest: str, at: datetime) -> bool:
 def publish(session: Session, lease: Lease, verified: Verified, at: datetime) -> Publication:
     """The image holds: publish it, unless another publication already has it, or its commit.
 
-    Raises Rejected when what the sender said is wrong, or the commit is published with another image.
+    Raises Rejected when what the sender said is wrong, or the commit is published with another image; NotNow
+    when it has to wait.
     """
     row, platform = _held(session, lease)
     check_claims(row, platform, verified)

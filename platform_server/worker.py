@@ -68,6 +68,8 @@ async def work(platform: Platform, verifier: Verifier) -> bool:
                 log.info("%s: publication %s is %s", row.correlation_id, row.id, row.status)
             except Rejected as rejected:
                 outcome = rejected
+            except outcomes.NotNow as error:
+                outcome = _later(lease, str(error), schedule)
         if isinstance(outcome, Rejected):
             refused = outcome
             row = await write(lambda on: outcomes.fail(on, lease, refused, clock()))
@@ -88,6 +90,13 @@ class _Later:
     """Nothing is known of the image."""
 
     why: str
+
+
+def _later(lease: Lease, why: str, schedule: Schedule) -> _Later | Rejected:
+    """Another attempt, if there is one left."""
+    if lease.attempt < schedule.attempts:
+        return _Later(why)
+    return Rejected("unavailable", f"no verdict after {lease.attempt} attempts: {why}")
 
 
 async def _outcome(
@@ -113,13 +122,11 @@ async def _outcome(
         except Rejected as rejected:
             outcome = rejected
         except (RegistryError, TimeoutError, OSError) as error:
-            outcome = _Later(str(error) or type(error).__name__)
+            outcome = _later(lease, str(error) or type(error).__name__, schedule)
         lost = False
         tasks.cancel_scope.cancel()
     if lost:
         raise LeaseLost
-    if isinstance(outcome, _Later) and lease.attempt >= schedule.attempts:
-        return Rejected("unavailable", f"no verdict after {lease.attempt} attempts: {outcome.why}")
     return outcome
 
 

@@ -1,0 +1,308 @@
+"""kill -9 at any moment of taking a delivery, verifying, publishing and migrating: nothing is lost, and
+nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import func, select
+
+from platform_server.database import Database
+from platform_server.migrations.run import current, newest
+from platform_server.state_folder import Platform, open_platform
+from platform_server.states import Status
+from platform_server.tables import Base, Delivery, Event, Job, NodePlatform, Publication, Webhook
+from tests.platform_server.api import Api, Pipeline, standard
+from tests.platform_server.conftest import Made
+from tests.platform_server.images import Images
+from tests.platform_server.verifying import POLICY, Trial
+
+pytestmark = pytest.mark.timeout(600)
+
+Kill = Callable[..., dict[str, Any]]
+SEED = 20260301
+OUTCOMES = ["published", "duplicate", "published_artifact_mismatch", "verification_failed"]
+
+
+@pytest.fixture(scope="module")
+def kill() -> Iterator[Kill]:
+    """Gives orders to killed.py."""
+    program = Path(__file__).with_name("killed.py")
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def order(action: str, folder: Path, killed_at: int = 0, **more: Any) -> dict[str, Any]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            said = {"action": action, "folder": str(folder), "killed_at": killed_at, **more}
+            process.stdin.write(json.dumps(said) + "\n")
+            process.stdin.flush()
+            answer: dict[str, Any] = json.loads(process.stdout.readline())
+            assert "error" not in answer, answer["error"]
+            return answer
+
+        yield order
+        process.stdin.close()
+        process.wait(30)
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(folder, to)
+    return to
+
+
+def _rest(platform: Platform) -> Path:
+    """The state with nothing in the write-ahead log, so that it can be copied."""
+    platform.database.close()
+    return platform.folder
+
+
+def test_verifying_and_publishing_killed_at_50_moments(trial: Trial, kill: Kill, tmp_path: Path) -> None:
+    """A new image, one that is published already, another build of its commit, and one that is not there."""
+    trial.images.push(tag="first")
+    trial.images.push("rebuilt", tag="rebuilt")
+    trial.images.push("second", tag="second", commit="2" * 40)
+    trial.verify(trial.images.ref("first"))
+    for tag in ("second", "first", "rebuilt", "missing"):
+        trial.report(trial.images.ref(tag))
+    folder = _rest(trial.platform)
+    trust = {"trust": str(trial.images.forge.trust.path)}
+    moments = kill("verify", _copy(folder, tmp_path / "whole"), **trust)["moments"]
+    expected = _outcome(tmp_path / "whole")
+    assert expected == ["published", *OUTCOMES]
+    assert moments > 50
+    chosen = random.Random(SEED).sample(range(1, moments + 1), 50)
+    for moment in chosen:
+        state = _copy(folder, tmp_path / "killed")
+        assert kill("verify", state, moment, **trust)["killed"]
+        assert not kill("verify", state, ahead=10, **trust)["killed"]
+        assert _outcome(state) == expected, f"killed at moment {moment} of {moments}"
+
+
+def _outcome(folder: Path) -> list[str]:
+    """What became of each row; checks that it happened once."""
+    platform = open_platform(folder)
+    with closing(platform.database):
+        rows, events, jobs, default = platform.database.read_now(
+            lambda on: (
+                on.scalars(select(Publication).order_by(Publication.id)).all(),
+                Counter(
+                    on.scalars(select(Event.payload)).all()
+                    and [
+                        (event.kind, event.payload["publication_id"]) for event in on.scalars(select(Event))
+                    ]
+                ),
+                on.scalar(select(func.count(Job.id))),
+                on.scalar(select(NodePlatform.default_publication_id)),
+            )
+        )
+    assert jobs == 0
+    for row in rows:
+        kind = "published" if row.status is Status.PUBLISHED else "publish_failed"
+        wanted = 0 if row.duplicate_of_id else 1
+        assert events.pop((f"system.disk_image_{kind}", str(row.id)), 0) == wanted
+    assert not events
+    assert default == rows[0].id
+    return [row.status if row.published_at else str(row.error_message).partition(":")[0] for row in rows]
+
+
+def test_a_delivery_killed_at_every_moment(
+    platform: Platform, pipeline: Pipeline, kill: Kill, tmp_path: Path
+) -> None:
+    body = pipeline.body(git_sha="a" * 40)
+    delivery = {
+        "webhook_id": pipeline.webhook_id,
+        "body": body.decode(),
+        "headers": {
+            name.replace("-", "_"): value
+            for name, value in standard(pipeline.secret, body, _now(), "msg_1").items()
+        },
+    }
+    folder = _rest(platform)
+    moments = kill("deliver", _copy(folder, tmp_path / "whole"), **delivery)["moments"]
+    for moment in range(1, moments + 1):
+        state = _copy(folder, tmp_path / "killed")
+        assert kill("deliver", state, moment, **delivery)["killed"]
+        assert _counts(state) in ([0, 0, 0, 0], [1, 1, 1, 1])
+        kill("deliver", state, **delivery)
+        publications, jobs, deliveries, received = _counts(state)
+        assert (publications, jobs, deliveries) == (1, 1, 1)
+        assert received in (1, 2)
+
+
+def _counts(folder: Path) -> list[int]:
+    opened = open_platform(folder)
+    with closing(opened.database):
+        counts = [select(func.count(table.id)) for table in (Publication, Job, Delivery)]
+        queries = [*counts, select(Webhook.received_count)]
+        return opened.database.read_now(lambda on: [on.scalar(query) or 0 for query in queries])
+
+
+def _now() -> Any:
+    from platform_server.state_folder import now
+
+    return now()
+
+
+@pytest.mark.parametrize(("start", "goal"), [("base", "head"), ("head", "base")])
+def test_a_migration_killed_at_any_moment_can_be_run_again(
+    made: Made, kill: Kill, tmp_path: Path, start: str, goal: str
+) -> None:
+    kill("migrate", made.folder, revision=start)
+    moments = kill("migrate", _copy(made.folder, tmp_path / "whole"), revision=goal)["moments"]
+    chosen = random.Random(SEED).sample(range(1, moments + 1), 25)
+    for moment in (*chosen, moments):
+        state = _copy(made.folder, tmp_path / "killed")
+        assert kill("migrate", state, moment, revision=goal)["killed"]
+        database = Database(f"sqlite:///{state}/platform.db")
+        with closing(database):
+            assert current(database) == (newest() if start == "head" else None)
+        kill("migrate", state, revision=goal)
+        with closing(database), database.engine.connect() as connection:
+            assert current(database) == (newest() if goal == "head" else None)
+            if goal == "head":
+                context = MigrationContext.configure(connection, opts={"compare_type": True})
+                assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_served_platform_killed_again_and_again_loses_no_accepted_delivery(
+    made: Made, images: Images, tmp_path: Path
+) -> None:
+    """kill -9 of the real command, at random times under load; every delivery that was answered has one
+    outcome in the end.
+    """
+    commits = [f"{number:040x}" for number in range(1, 200)]
+    for number in range(3):
+        images.push(f"image {number}", tag=f"{number}", commit=commits[number])
+    chance = random.Random(SEED)
+    accepted: set[str] = set()
+    pipeline: Pipeline | None = None
+    served = _Served(made.folder, images)
+    try:
+        for _ in range(4):
+            served.start()
+            client = httpx.Client(base_url=served.url, trust_env=False, timeout=10)
+            if pipeline is None:
+                pipeline = _prepare(Api(client, made.admin_token), images)
+            sender = _Sender(Pipeline(client, _now, pipeline.webhook_id, pipeline.secret), images)
+            sender.start()
+            time.sleep(chance.uniform(0.3, 2.0))
+            served.kill()
+            sender.stop()
+            client.close()
+            accepted |= sender.accepted
+        served.start()
+        with httpx.Client(base_url=served.url, trust_env=False, timeout=60) as client:
+            rows = _finished(Api(client, made.admin_token), pipeline)
+    finally:
+        served.kill()
+    assert accepted
+    assert accepted <= rows.keys()
+    published = [row for row in rows.values() if row["status"] == "published"]
+    assert len({row["oci_digest"] for row in published}) == len(published) == 3
+    for row in rows.values():
+        assert row["status"] == "published" or row["duplicate_of_id"], row["error_message"]
+
+
+def _prepare(api: Api, images: Images) -> Pipeline:
+    fields = {"name": "debian", "trusted_registries": [images.server.host], **POLICY}
+    api.post("/node_platforms", {"node_platform": fields})
+    hook = api.post("/disk_image_webhooks", {"label": "pipeline"})
+    return Pipeline(api.client, _now, hook["webhook_id"], hook["webhook_secret"])
+
+
+def _finished(api: Api, pipeline: Pipeline | None) -> dict[str, Any]:
+    """All publications, once none is on its way."""
+    (platform,) = api.get("/node_platforms")["node_platforms"]
+    path = f"/node_platforms/{platform['id']}/disk_image_publications"
+    until = time.monotonic() + 240
+    while True:
+        rows: dict[str, Any] = {}
+        page = api.get(path, limit=200)
+        while True:
+            rows |= {row["id"]: row for row in page["disk_image_publications"]}
+            if page["meta"]["next"] is None:
+                break
+            page = api.get(path, limit=200, before=page["meta"]["next"])
+        if all(row["status"] not in ("queued", "verifying") for row in rows.values()):
+            return rows
+        assert time.monotonic() < until, Counter(row["status"] for row in rows.values())
+        time.sleep(1)
+
+
+class _Served:
+    """`disk-image platform serve` as a process of its own."""
+
+    def __init__(self, folder: Path, images: Images) -> None:
+        self._command = [
+            sys.executable, "-m", "pipelines", "platform", "serve", "--state", str(folder), "--port", "0",
+            "--json", "--plain-http", "--trust", str(images.forge.trust.path),
+        ]  # fmt: skip
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        self.url = json.loads(self._process.stdout.readline())["url"]
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.communicate()
+
+
+class _Sender(threading.Thread):
+    """Delivers one after the other until it is stopped; remembers what was accepted."""
+
+    def __init__(self, pipeline: Pipeline, images: Images) -> None:
+        super().__init__(daemon=True)
+        self._pipeline = pipeline
+        self._images = images
+        self._stopped = threading.Event()
+        self.accepted: set[str] = set()
+
+    def run(self) -> None:
+        number = 0
+        while not self._stopped.is_set():
+            number += 1
+            with suppress(httpx.HTTPError):
+                answer = self._pipeline.standard(oci_ref=self._images.ref(f"{number % 3}"))
+                assert answer.status_code in (200, 202), answer.text
+                self.accepted.add(answer.json()["publication_id"])
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join(30)
