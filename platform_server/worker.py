@@ -22,7 +22,14 @@ from platform_server.registries import UntrustedRegistry
 from platform_server.settings import Schedule
 from platform_server.state_folder import Platform
 from platform_server.verifier import Rejected, Verifier, policy_of, source_of
-from supply_chain.errors import InvalidReference, LayoutError, RegistryError, TrustError, VerificationError
+from supply_chain.errors import (
+    BrokenAnswer,
+    InvalidReference,
+    LayoutError,
+    RegistryError,
+    TrustError,
+    VerificationError,
+)
 from supply_chain.verify.image import Verified
 from supply_chain.verify.steps import Step, within
 
@@ -149,6 +156,9 @@ async def _judge(platform: Platform, verifier: Verifier, task: Task) -> Verified
     except UntrustedRegistry as error:
         raise Rejected("untrusted_registry", error.what) from None
     except VerificationError as error:
+        if isinstance(error.__context__, BrokenAnswer):
+            # A proxy's login page, for example: it is the registry's answer that is wrong, not the image.
+            raise error.__context__ from None
         raise Rejected("verification_failed", f"{error.where}{error.what}") from None
     except (TrustError, UsageError) as error:
         raise Rejected("no_trust", error.what) from None

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -19,28 +18,13 @@ from platform_server.state_folder import Platform, initialise, open_platform
 from supply_chain.registry import Policy
 from supply_chain.trust import init_embedded, load_trust
 from tests.platform_server.api import Api, Pipeline
+from tests.platform_server.clock import START, Clock
 from tests.platform_server.images import Images
 from tests.platform_server.serving import serving
 from tests.platform_server.verifying import Trial
 from tests.platform_server.verifying import trial as make_trial
 from tests.supply_chain.registry_server import registry
 from tests.supply_chain.verify.forge import Forge
-
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@dataclass
-class Clock:
-    """Time as a test says."""
-
-    time: datetime = START
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def pass_by(self, **time: float) -> datetime:
-        self.time += timedelta(**time)
-        return self.time
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from platform_server.app import PREFIX, create_app
 from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Clock
+from tests.platform_server.clock import Clock
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
 # Who may call these is not decided by a token.

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from platform_server.state_folder import Platform, open_platform
 from platform_server.tables import Account, NodePlatform
-from tests.platform_server.conftest import Clock, Made
+from tests.platform_server.clock import Clock
+from tests.platform_server.conftest import Made
 from tests.platform_server.rows import node_platform
 
 

@@ -15,7 +15,7 @@ from platform_server.identifiers import new_id
 from platform_server.state_folder import Platform
 from platform_server.tables import Event
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Clock
+from tests.platform_server.clock import Clock
 from tests.platform_server.rows import first_account_id
 
 

@@ -19,7 +19,7 @@ from platform_server.state_folder import Platform
 from platform_server.states import Transition, move
 from platform_server.tables import Delivery, Job, Publication
 from tests.platform_server.api import Api, Pipeline, plain, standard
-from tests.platform_server.conftest import Clock
+from tests.platform_server.clock import Clock
 from tests.platform_server.rows import verified
 
 SHA = "a" * 40

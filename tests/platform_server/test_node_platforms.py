@@ -10,7 +10,7 @@ from platform_server.accounts import user_token
 from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
 from tests.platform_server.api import Api, Pipeline
-from tests.platform_server.conftest import Clock
+from tests.platform_server.clock import Clock
 
 POLICY = {
     "cosign_identity_regexp": r"https://git\.example/org/.+",

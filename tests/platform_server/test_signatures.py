@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from platform_server.signatures import SignatureHeaders, is_signed
 from tests.platform_server.api import standard
-from tests.platform_server.conftest import START
+from tests.platform_server.clock import START
 
 SECRET = "pndis_secret"
 BODY = b'{"a": 1}'

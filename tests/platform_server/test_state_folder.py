@@ -11,7 +11,8 @@ from platform_server.errors import StateError
 from platform_server.sealing import Sealer, make_key, read_key
 from platform_server.state_folder import initialise, open_platform
 from platform_server.tokens import authenticate
-from tests.platform_server.conftest import START, Made
+from tests.platform_server.clock import START
+from tests.platform_server.conftest import Made
 
 
 def _mode(path: Path) -> int:

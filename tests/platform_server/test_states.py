@@ -11,7 +11,7 @@ from platform_server.errors import Conflict
 from platform_server.state_folder import Platform
 from platform_server.states import RULES, Status, Transition, move, refusal
 from platform_server.tables import Publication
-from tests.platform_server.conftest import START, Clock
+from tests.platform_server.clock import START, Clock
 from tests.platform_server.rows import node_platform, publication, verified
 
 LEGAL = {

@@ -9,7 +9,8 @@ from platform_server.errors import Forbidden, Invalid, Unauthenticated
 from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
 from platform_server.tokens import authenticate
-from tests.platform_server.conftest import Clock, Made
+from tests.platform_server.clock import Clock
+from tests.platform_server.conftest import Made
 
 
 def test_the_administrator_may_everything(platform: Platform, made: Made) -> None:

@@ -24,7 +24,7 @@ from platform_server.tables import Job, Publication
 from platform_server.upload_files import file_of
 from tests.platform_server import rows
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Clock
+from tests.platform_server.clock import Clock
 from tests.platform_server.serving import serving, talk
 
 BASE = "/worker_api/disk_image_publications"

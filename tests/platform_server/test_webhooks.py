@@ -9,7 +9,8 @@ import pytest
 from platform_server.state_folder import Platform
 from platform_server.webhooks import LONGEST_OVERLAP
 from tests.platform_server.api import Api, Pipeline, plain
-from tests.platform_server.conftest import Clock, Made
+from tests.platform_server.clock import Clock
+from tests.platform_server.conftest import Made
 
 
 def test_a_new_webhook_has_an_address_and_a_secret(api: Api) -> None:

@@ -22,7 +22,7 @@ from platform_server.states import Status, Transition, move
 from platform_server.tables import Job, Publication
 from platform_server.verifier import verifier_of
 from supply_chain.verify.image import Verified
-from tests.platform_server.conftest import Clock
+from tests.platform_server.clock import Clock
 from tests.platform_server.verifying import Trial
 from tests.supply_chain.registry_server import Fault, Planned
 from tests.supply_chain.verify.forge import IDENTITY, ISSUER
@@ -375,3 +375,14 @@ def test_the_served_platform_verifies_what_is_reported(
     with serving(served):
         wait_for(lambda: trial.row(publication_id).status is Status.PUBLISHED)
     served.database.close()
+
+
+def test_a_proxys_login_page_is_no_verdict(trial: Trial, clock: Clock) -> None:
+    trial.images.push()
+    trial.images.server.faults = [Planned(Fault.HTML, where=lambda method, path: "/referrers/" in path)]
+    publication_id = trial.report()
+    assert trial.work()
+    assert trial.row(publication_id).status is Status.VERIFYING
+    clock.pass_by(hours=1)
+    assert trial.work()
+    assert trial.row(publication_id).status is Status.PUBLISHED

@@ -11,7 +11,8 @@ from platform_server.tables import Account, Worker, WorkerRole
 from platform_server.tokens import WORKER_PREFIX, digest_of, new_token
 from platform_server.workers import terminate
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Clock, Made
+from tests.platform_server.clock import Clock
+from tests.platform_server.conftest import Made
 
 INITIATE = "/worker_api/disk_image_publications/initiate"
 

@@ -16,6 +16,7 @@ from platform_server.identifiers import new_id
 from platform_server.state_folder import Platform
 from platform_server.tables import Event, NodePlatform, Publication, Webhook
 from platform_server.verifier import Verifier, verifier_of
+from tests.platform_server.clock import Clock
 from tests.platform_server.images import Images
 from tests.platform_server.rows import node_platform
 from tests.supply_chain.verify.forge import IDENTITY, ISSUER
@@ -76,6 +77,24 @@ class Trial:
         assert row.error_message is not None
         assert row.error_message.startswith(f"{reason}: "), row.error_message
         return row.error_message
+
+    def exhausted(self, oci_ref: str | None = None) -> str:
+        """The error of an image that no attempt came to a verdict about."""
+        publication_id = self.report(oci_ref)
+        for _ in range(self.platform.settings.schedule.attempts):
+            assert self.work()
+            self.clock.pass_by(hours=1)
+        row = self.row(publication_id)
+        assert row.status == "failed"
+        assert row.error_message is not None
+        assert row.error_message.startswith("unavailable: no verdict after 5 attempts: "), row.error_message
+        return row.error_message
+
+    @property
+    def clock(self) -> Clock:
+        """The platform's."""
+        assert isinstance(self.platform.clock, Clock)
+        return self.platform.clock
 
     def row(self, publication_id: UUID) -> Publication:
         return self.read(lambda on: on.get_one(Publication, publication_id))
