@@ -21,6 +21,7 @@ from platform_server.limits import BodyLimits
 from platform_server.routes import (
     built,
     ci_workers,
+    disk_image,
     events,
     node_platforms,
     publications,
@@ -71,7 +72,9 @@ def create_app(platform: Platform) -> FastAPI:
         app.include_router(documented(routes.router), prefix=PREFIX)
     files = upload_files.UploadFiles(platform)
     app.include_router(documented(worker_api.token_routes(platform, files)), prefix=PREFIX)
-    app.include_router(worker_api.put_route(files), prefix=PREFIX)
+    app.include_router(documented(disk_image.token_routes(files)), prefix=PREFIX)
+    for route in (worker_api.put_route(files), disk_image.get_route(files)):
+        app.include_router(route, prefix=PREFIX)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

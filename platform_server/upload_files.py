@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _RESERVE = 1024**3
 _CHUNK = 1 << 20
 _NAME = re.compile(r"([0-9a-f-]{36})\.tar")
-_AGAIN = "initiate the upload again: a place is good for a while only"
+_AGAIN = "ask for it again: a place is good for a while only"
 
 
 class UploadFiles:
@@ -50,8 +50,25 @@ class UploadFiles:
     def place(self, row: Publication) -> tuple[str, datetime]:
         """Path and query of the place for a row's bytes, and until when it is good."""
         until = uploads.until(row, self._platform.settings.schedule.upload)
+        return self.signed("PUT", row.id, until), until
+
+    def signed(self, method: str, publication_id: UUID, until: datetime) -> str:
+        """Path and query that let whoever has them do `method` until then."""
         expires = int(until.timestamp())
-        return f"{row.id}?expires={expires}&signature={self._sign(row.id, expires)}", until
+        signature = self._platform.sealer.sign(_signed(method, publication_id, expires))
+        return f"{publication_id}?expires={expires}&signature={signature}"
+
+    def check(self, method: str, publication_id: UUID, expires: int, signature: str) -> float:
+        """For how many seconds more a place is good. Raises Forbidden."""
+        left = expires - self._platform.clock().timestamp()
+        text = _signed(method, publication_id, expires)
+        if not self._platform.sealer.is_signed(text, signature) or left <= 0:
+            raise Forbidden("this place is not valid, or no longer", _AGAIN)
+        return left
+
+    def path(self, publication_id: UUID) -> Path:
+        """Where an uploaded image is, or will be."""
+        return file_of(self._platform, publication_id)
 
     async def take(
         self,
@@ -65,10 +82,7 @@ class UploadFiles:
         Refused, and then keeps nothing.
         """
         platform = self._platform
-        left = expires - platform.clock().timestamp()
-        text = _signed(publication_id, expires)
-        if not platform.sealer.is_signed(text, signature) or left <= 0:  # 1
-            raise Forbidden("this place to upload to is not valid, or no longer", _AGAIN)
+        left = self.check("PUT", publication_id, expires, signature)  # 1
         row = await platform.database.read(lambda on: uploads.awaited(on, publication_id))  # 2
         size, sha256 = row.upload_size_bytes or 0, row.upload_sha256
         if length is not None and length != size:
@@ -122,9 +136,6 @@ class UploadFiles:
             await to_thread.run_sync(_sync, file)
         return sha256.hexdigest()
 
-    def _sign(self, publication_id: UUID, expires: int) -> str:
-        return self._platform.sealer.sign(_signed(publication_id, expires))
-
 
 def file_of(platform: Platform, publication_id: UUID) -> Path:
     """Where an uploaded image is."""
@@ -174,8 +185,8 @@ def _delete(paths: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _signed(publication_id: UUID, expires: int) -> str:
-    return f"PUT {publication_id} {expires}"
+def _signed(method: str, publication_id: UUID, expires: int) -> str:
+    return f"{method} {publication_id} {expires}"
 
 
 async def _collected(body: AsyncIterable[bytes], silence: float) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 
-from platform_server import uploads
+from platform_server import reverify, uploads
 from platform_server.api import Body, Served, Success, View, errors, requires
 from platform_server.payload import LARGEST, GitSha
 from platform_server.permissions import Caller, Permission
@@ -42,6 +42,22 @@ class Finalize(Body):
 
     publication_id: Annotated[UUID, Field(strict=False)]
     sha256_verify: _Hex
+
+
+class Process(Body):
+    """What to verify once more."""
+
+    publication_id: Annotated[UUID, Field(strict=False)]
+
+
+class Processed(View):
+    """Its state: a verdict comes later."""
+
+    publication_id: UUID
+    platform_id: UUID
+    git_sha: str | None
+    publication_status: Status
+    idempotent_hit: bool
 
 
 class Initiated(View):
@@ -120,6 +136,22 @@ def token_routes(platform: Platform, files: UploadFiles) -> APIRouter:
                 file_object_id=row.id,
                 git_sha=row.git_sha,
                 publication_status=row.status,
+            )
+        )
+
+    @routes.post("/process", responses=errors(401, 403, 404, 409))
+    async def process(caller: _Publish, served: Served, body: Process) -> Success[Processed]:
+        """Have a failed publication verified once more."""
+        row = await served.database.write(
+            lambda on: reverify.process(on, caller, body.publication_id, served.clock())
+        )
+        return Success(
+            data=Processed(
+                publication_id=row.id,
+                platform_id=row.node_platform_id,
+                git_sha=row.git_sha,
+                publication_status=row.status,
+                idempotent_hit=row.status is Status.PUBLISHED,
             )
         )
 
