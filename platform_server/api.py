@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
+from platform_server.errors import TooLarge, TooSlow
 from platform_server.permissions import Caller, Permission
 from platform_server.state_folder import Platform
 from platform_server.tokens import authenticate, seen
@@ -60,6 +61,9 @@ class Meta(BaseModel):
     next: UUID | None
 
 
+_FAILURE = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+
+
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors that a route documents, besides 422."""
     return {status: {"model": Failure} for status in (*statuses, 422)}
@@ -90,12 +94,19 @@ def requires(permission: Permission) -> Callable[..., Any]:
 
 
 def documented(router: APIRouter) -> APIRouter:
-    """The router, with the permission that each route asks for in its OpenAPI, as `x-permission`."""
+    """The router, with what its routes have in common in their OpenAPI: the permission that each asks for,
+    as `x-permission`, and what a body is answered that is too large or too slow.
+    """
     for route in router.routes:
         assert isinstance(route, APIRoute)
         asked = [getattr(each.call, "permission", None) for each in route.dependant.dependencies]
         (permission,) = [each for each in asked if each is not None]
         route.openapi_extra = {"x-permission": permission}
+        if route.body_field is not None:
+            route.openapi_extra["responses"] = {
+                str(error.status): {"description": error.__doc__, "content": _FAILURE}
+                for error in (TooSlow, TooLarge)
+            }
     return router
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from platform_server import upload_files, worker
@@ -142,10 +143,27 @@ def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:
+    if error.status_code == 400:  # what FastAPI says of a body that is not even text
+        return _answer(422, "body: expected JSON in UTF-8", "correct it, then send it again")
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
     hint = f"{PREFIX}/openapi.json lists every path and method"
     return _answer(
-        error.status_code, f"{request.method} {shown(request.url.path)}: {error.detail}", hint, error.headers
+        error.status_code, f"{request.method} {shown(request.url.path)}: {error.detail}", hint, headers
     )
+
+
+def _allowed(request: Request) -> list[str]:
+    """The path's methods (RFC 9110, 15.5.6): the router itself names those of one route alone."""
+    return [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def _answer(status: int, what: str, hint: str, headers: Any = None) -> JSONResponse:

@@ -96,6 +96,11 @@ def test_a_field_that_breaks_its_rule_is_named(api: Api, field: str, value: obje
     assert api.get("/node_platforms")["node_platforms"] == []
 
 
+def test_a_body_that_is_not_text_is_refused(api: Api) -> None:
+    headers = {"content-type": "application/json"}
+    assert "UTF-8" in api.error(422, "POST", "/node_platforms", content=b"\xff{}", headers=headers)
+
+
 def test_a_name_is_taken_once_in_an_account_and_stays(api: Api, other: Api) -> None:
     shown = _create(api)
     assert "name" in api.error(422, "POST", "/node_platforms", json={"node_platform": {"name": "debian"}})

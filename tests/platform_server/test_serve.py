@@ -43,6 +43,13 @@ def test_an_unknown_path_is_an_error_in_the_common_form(address: tuple[str, int]
     assert "/api/v1/system/nothing" in answer.json()["error"]
 
 
+def test_a_405_names_every_method_of_the_path(address: tuple[str, int]) -> None:
+    answer = httpx.put(
+        f"http://{address[0]}:{address[1]}/api/v1/system/node_platforms/1", json={}, trust_env=False
+    )
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, PATCH, DELETE")
+
+
 def test_slow_loris_headers_are_cut_off(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=20) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n")

@@ -1,0 +1,169 @@
+"""What the platform says of itself holds: every answer has a status, a content type and a body that its
+OpenAPI documents, what the schema forbids is refused, and nothing is a 5xx, whoever asks for whatever.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import schemathesis
+from schemathesis.checks import CheckFunction
+from schemathesis.config import (
+    CoveragePhaseConfig,
+    GenerationConfig,
+    PhasesConfig,
+    ProjectConfig,
+    ProjectsConfig,
+    SchemathesisConfig,
+)
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+from sqlalchemy.orm import Session
+
+from platform_server.accounts import user_token
+from platform_server.app import create_app
+from platform_server.database import Database
+from platform_server.permissions import Permission
+from platform_server.sealing import Sealer
+from platform_server.settings import Limits, Settings
+from platform_server.state_folder import Platform, now, open_platform
+from platform_server.states import Status
+from platform_server.tables import Webhook, WebhookStatus, Worker, WorkerRole
+from tests.platform_server.api import plain
+from tests.platform_server.conftest import Made
+from tests.platform_server.rows import node_platform, publication, verified
+from tests.platform_server.serving import serving
+
+SECRET = "pndis_" + "s" * 43
+PLATFORM, PUBLICATION, WEBHOOK, WORKER = (UUID(f"00000000-0000-7000-8000-{n:012}") for n in range(1, 5))
+# What is there, so that paths lead to it; other ids are made up.
+THERE = {
+    "path.platform_id": str(PLATFORM),
+    "path.publication_id": str(PUBLICATION),
+    "path.webhook_id": str(WEBHOOK),
+    "path.worker_id": str(WORKER),
+}
+NOT_ASKED: list[CheckFunction] = [
+    # Not every rule can be said in a schema, such as what a regexp is.
+    positive_data_acceptance,
+    # It takes away a token that the test then adds again; test_authorisation.py tests each route.
+    ignored_auth,
+]
+
+
+def _described(parameters: dict[str, str], *, coverage: bool = True) -> schemathesis.BaseSchema:
+    """The OpenAPI as it is served, for requests with these parameters, the same ones in each run.
+
+    `coverage`: also those with each bound of each field, kept and broken.
+    """
+    app = create_app(Platform(Path("none"), Database("sqlite:///none/platform.db"), Sealer(bytes(32))))
+    generation = GenerationConfig(max_examples=10, deterministic=True, with_security_parameters=False)
+    project = ProjectConfig(
+        base_url="http://127.0.0.1",
+        generation=generation,
+        parameters=parameters,
+        phases=PhasesConfig(coverage=CoveragePhaseConfig(enabled=coverage)),
+    )
+    config = SchemathesisConfig(seed=20260301, projects=ProjectsConfig(default=project))
+    return schemathesis.openapi.from_dict(app.openapi(), config=config)
+
+
+of_anything, of_what_is_there = _described({}), _described(THERE)
+of_others = _described(THERE, coverage=False)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A platform with one of each thing, and tokens for it."""
+
+    platform: Platform
+    url: str
+    administrator: str
+    poor: str
+
+    def restore(self) -> None:
+        """Have the webhook take deliveries and the worker be one, whatever was done to them."""
+
+        def work(session: Session) -> None:
+            row = session.get_one(Webhook, WEBHOOK)
+            row.status, row.secret = (
+                WebhookStatus.ACTIVE,
+                self.platform.sealer.seal(SECRET, f"webhook {WEBHOOK}"),
+            )
+
+        self.platform.database.write_now(work)
+
+
+@pytest.fixture(scope="module")
+def served(made_once: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("openapi") / "state"
+    shutil.copytree(made_once.folder, folder)
+    limits = replace(Limits(), refusals_burst=1_000_000)
+    platform = open_platform(folder, Settings(workers=0, limits=limits))
+    poor = platform.database.write_now(_make)
+    with serving(platform) as (host, port):
+        yield Served(platform, f"http://{host}:{port}", made_once.admin_token, poor)
+    platform.database.close()
+
+
+def _make(session: Session) -> str:
+    """One of each thing; a token that may only read events."""
+    at = now()
+    debian = node_platform(session, at, id=PLATFORM)
+    columns = {**verified(), "status": Status.PUBLISHED, "published_at": at}
+    publication(session, at, debian, id=PUBLICATION, **columns)
+    debian.default_publication_id = PUBLICATION
+    webhook = Webhook(
+        id=WEBHOOK,
+        account_id=debian.account_id,
+        label="pipeline",
+        label_key="pipeline",
+        secret=b"",
+        secret_preview=SECRET[:8],
+        created_at=at,
+        updated_at=at,
+    )
+    worker = Worker(
+        id=WORKER,
+        account_id=debian.account_id,
+        name="builder",
+        role=WorkerRole.CI_WORKER,
+        token_digest=bytes(32),
+        created_at=at,
+        updated_at=at,
+    )
+    session.add_all([webhook, worker])
+    return user_token(session, "default", "poor", [Permission.NODES_READ], at)
+
+
+def _check(served: Served, case: Any, token: str | None, **options: Any) -> None:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    case.call_and_validate(base_url=served.url, headers=headers, excluded_checks=NOT_ASKED, **options)
+
+
+def _signed(request: Any) -> Any:
+    """A request to the webhook with the signature of what is in it."""
+    request.headers.update(plain(SECRET, request.body or b""))
+    return request
+
+
+@of_anything.parametrize()
+def test_an_administrators_answers_are_as_documented(case: Any, served: Served) -> None:
+    _check(served, case, served.administrator)
+
+
+@of_what_is_there.parametrize()
+def test_an_administrators_answers_about_what_is_there_are_as_documented(case: Any, served: Served) -> None:
+    served.restore()
+    _check(served, case, served.administrator, auth=_signed if "/built/" in case.path else None)
+
+
+@of_others.parametrize()
+@pytest.mark.parametrize("who", ["poor", "nobody"])
+def test_answers_to_who_may_not_ask_are_as_documented(case: Any, served: Served, who: str) -> None:
+    _check(served, case, served.poor if who == "poor" else None)
