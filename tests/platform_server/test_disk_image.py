@@ -14,7 +14,7 @@ from platform_server.tables import NodePlatform, Publication
 from platform_server.upload_files import file_of
 from tests.platform_server import rows
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Clock
+from tests.platform_server.clock import Clock
 
 SHA256 = "5e" * 32
 

@@ -13,7 +13,7 @@ from platform_server.states import Transition, move
 from platform_server.tables import Job, NodePlatform, Publication
 from tests.platform_server import rows
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Clock
+from tests.platform_server.clock import Clock
 from tests.platform_server.verifying import Trial
 
 PROCESS = "/worker_api/disk_image_publications/process"
