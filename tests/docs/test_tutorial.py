@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 
@@ -28,7 +29,9 @@ def test_first_image(tmp_path: Path, warm_store: Path) -> None:
     said: list[tuple[str, str]] = []
     text = (ROOT / "docs" / "tutorial" / "first-image.md").read_text()
     commands = re.findall(r"^\$ (.*)$", "\n".join(re.findall(r"```console\n(.*?)```", text, re.S)), re.M)
-    for command in commands:
+    for written in commands:
+        # a text of its own in each run: the store may have an image with the last one
+        command = written.replace("my own image", f"my own image, {token_hex(8)}")
         done = subprocess.run(
             ["sh", "-c", command],
             cwd=tmp_path,
@@ -51,3 +54,5 @@ def test_first_image(tmp_path: Path, warm_store: Path) -> None:
     (why,) = (out for command, out in said if "disk-image explain" in command)
     assert re.search(r"^rootfs +runs +.*file-0000", why, re.M), why
     assert re.search(r"^packages +cached", why, re.M), why
+    (verified,) = (out for command, out in said if "disk-image verify" in command)
+    assert f"is {first[0]}" in verified
