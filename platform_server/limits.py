@@ -1,4 +1,7 @@
-"""Bounds on a request's body, in bytes and in time, before anything reads it."""
+"""Bounds on a request's body, in bytes and in time, before anything reads it.
+
+What goes too far is an HTTPException: FastAPI takes any other one for a body that can't be parsed.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ import time
 from collections.abc import Callable
 
 import anyio
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from platform_server.errors import Refused, TooLarge, TooSlow
 from platform_server.settings import Limits
-
-Answer = Callable[[Refused, Receive, Scope, Send], object]
 
 
 class BodyLimits:
@@ -39,14 +40,13 @@ class BodyLimits:
                 with anyio.fail_after(max(0.0, until - time.monotonic())):
                     message = await receive()
             except TimeoutError:
-                raise TooSlow(
-                    f"body: expected all of it within {self._limits.body_seconds:g} s, found {taken} bytes",
-                    "send it again over a faster line",
+                raise HTTPException(
+                    408, f"expected the body within {self._limits.body_seconds:g} s, found {taken} bytes"
                 ) from None
             taken += len(message.get("body", b""))
             done = not message.get("more_body", False)
             if taken > self._limits.body:
-                raise TooLarge(f"body: expected at most {self._limits.body} bytes, found more", "send less")
+                raise HTTPException(413, f"expected a body of at most {self._limits.body} bytes, found more")
             return message
 
         await self._app(scope, bounded, send)

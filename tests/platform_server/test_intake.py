@@ -9,13 +9,19 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+from sqlalchemy import event as listening
 from sqlalchemy import func, select
 
+from platform_server.identifiers import new_id
+from platform_server.intake import Intake, Received
+from platform_server.sealing import Sealer
 from platform_server.settings import Limits, Settings
-from platform_server.state_folder import Platform
+from platform_server.signatures import SignatureHeaders
+from platform_server.state_folder import Platform, open_platform
 from platform_server.states import Transition, move
 from platform_server.tables import Delivery, Job, Publication
 from tests.platform_server.api import Api, Pipeline, plain, standard
@@ -345,6 +351,53 @@ def test_a_failed_image_can_be_reported_again(platform: Platform, pipeline: Pipe
     again = pipeline.standard(git_sha=SHA)
     assert _answer(again)[0] == 202
     assert again.json()["publication_id"] != first
+
+
+def test_an_unknown_webhook_takes_the_same_steps_as_a_known_one(
+    api: Api, platform: Platform, pipeline: Pipeline, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timing: as many statements, opened secrets and HMACs whether there is such a webhook, it is disabled,
+    it was rotated, or its signature is right.
+    """
+    # Nobody else works with this database object, as the served one's sweeps do.
+    watched = open_platform(platform.folder, platform.settings, clock)
+    intake = Intake(watched)
+    taken: list[str] = []
+    opening, digest = Sealer.open, hmac.digest
+
+    def opened(sealer: Sealer, sealed: bytes, owner: str) -> str:
+        taken.append("open")
+        return opening(sealer, sealed, owner)
+
+    def digested(*arguments: Any) -> bytes:
+        taken.append("hmac")
+        return digest(*arguments)
+
+    def steps(webhook_id: str, secret: str) -> tuple[str, ...]:
+        body = pipeline.body()
+        headers = SignatureHeaders(plain=plain(secret, body)["x-powernode-signature"])
+        received = Received(webhook_id, body, headers, "127.0.0.1")
+        taken.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(Sealer, "open", opened)
+            patched.setattr(hmac, "digest", digested)
+            listening.listen(watched.database.engine, "before_cursor_execute", executed)
+            watched.database.read_now(lambda on: intake._check(on, UUID(webhook_id), received, clock()))
+            listening.remove(watched.database.engine, "before_cursor_execute", executed)
+        return tuple(taken)
+
+    def executed(*_: object) -> None:
+        taken.append("statement")
+
+    known = steps(pipeline.webhook_id, pipeline.secret)
+    assert known == ("statement", "statement", "open", "open", "hmac", "hmac")
+    assert steps(pipeline.webhook_id, "pndis_wrong") == known
+    assert steps(str(new_id()), pipeline.secret) == known
+    api.post(f"/disk_image_webhooks/{pipeline.webhook_id}/rotate_secret")
+    assert steps(pipeline.webhook_id, pipeline.secret) == known
+    api.patch(f"/disk_image_webhooks/{pipeline.webhook_id}", {"status": "disabled"})
+    assert steps(pipeline.webhook_id, pipeline.secret) == known
+    watched.database.close()
 
 
 # rates

@@ -82,6 +82,26 @@ def test_slow_loris_second_request_is_cut_off(address: tuple[str, int]) -> None:
     assert b"200" not in rest
 
 
+def test_slow_loris_body_is_cut_off(address: tuple[str, int]) -> None:
+    path = b"/api/v1/system/webhooks/disk_image/built/00000000-0000-7000-8000-000000000000"
+    request = b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{"
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(request)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"application/json" in answer
+
+
+def test_a_body_that_is_too_large_is_refused(address: tuple[str, int]) -> None:
+    for headers in (b"Content-Length: 2000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n7d0\r\n"):
+        head = (
+            b"POST /api/v1/system/node_platforms HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        )
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(head + headers + b"a" * 2000)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+
+
 def test_a_megabyte_of_headers_is_refused(address: tuple[str, int]) -> None:
     with suppress(ConnectionError):
         answer = talk(address, b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n")
