@@ -6,40 +6,29 @@ Every function runs the same plan with the same stage programs as the disk-image
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import dagger
 from dagger import Doc, check, dag, field, function, object_type
-from dagger.mod._exceptions import FunctionError
 
+from pipelines.build_record import Run, definition, write_build_record
+from pipelines.checkout import git_sha as commit_of
 from pipelines.commands.request import TOOLS_LOCK, Request, load_tools_lock, with_locks
 from pipelines.dagger_containers import Given, pool_files, recipe_paths, unpack
-from pipelines.dagger_engine import BASE, DaggerEngine
+from pipelines.dagger_engine import BASE, VERSION, DaggerEngine
 from pipelines.dagger_executor import Build
-from pipelines.definition import Plan
-from pipelines.errors import DiskImageError, StageError
+from pipelines.definition import Json, Plan
+from pipelines.errors import DiskImageError
+from pipelines.module_parts import RecipeFolder, told, uncached
+from pipelines.module_publishing import Image, Publishing
 from pipelines.progress import Plain
 from pipelines.sources import PROJECT, Sources
 from pipelines.store import Store
-
-F = TypeVar("F", bound=Callable[..., object])
-
-
-def uncached(function_: F) -> F:
-    """A function that the engine always calls: it speaks to the world, or has to look at it."""
-    # The SDK's overloads lack `cache`.
-    exposed: F = function(cache="never")(function_)  # type: ignore[call-overload]
-    return exposed
-
-
-RecipeFolder = Annotated[
-    dagger.Directory, Doc("The recipe's folder: recipe.toml, lock.json and the files it names")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +40,8 @@ class _Started:
 
 
 @object_type
-class DiskImage:
-    """Builds, boots and explains OS images."""
+class DiskImage(Publishing):
+    """Builds, boots, explains, signs and publishes OS images."""
 
     base: Annotated[
         str, Doc("Bootstrap image: python3 ≥ 3.11 and tar. Another one gives the same bytes")
@@ -73,7 +62,7 @@ class DiskImage:
         """Resolve a recipe's packages: lock.json and its evidence, for the recipe's folder."""
         from pipelines.commands.lock import run
 
-        with _told():
+        with told():
             folder = await _local(recipe)
             asked = {"tools": False, "check": False, "update": update, "accept_expired": None, "json": False}
             run(Namespace(recipe=folder, archive=self.archive, **asked))
@@ -85,7 +74,7 @@ class DiskImage:
     @function
     async def plan(self, recipe: RecipeFolder) -> str:
         """The recipe's stages as JSON data, in the order in which they can run."""
-        with _told():
+        with told():
             request = await self._request(recipe)
         return json.dumps([stage.to_json() for stage in request.plan.stages], indent=2, sort_keys=True)
 
@@ -138,6 +127,11 @@ class DiskImage:
         manifest: str = index["manifests"][0]["digest"]
         return manifest
 
+    @function
+    async def sbom(self, recipe: RecipeFolder) -> dagger.File:
+        """The image's SBOM, SPDX 2.3 JSON; the same bytes from every way to build it."""
+        return await self._file(recipe, "sbom", "document")
+
     @uncached
     async def boot(
         self, layout: Annotated[dagger.Directory, Doc("An image's OCI layout, as build gives it")]
@@ -148,7 +142,7 @@ class DiskImage:
     @uncached
     async def explain(self, recipe: RecipeFolder) -> str:
         """Say for each stage why it would run here, naming the input that changed; runs no stage."""
-        with _told():
+        with told():
             found = await (await self._started(recipe)).build.explain()
         width = max(len(one.stage) for one in found)
         return "".join(f"{one.stage:<{width}}  {one.result:<6}  {'; '.join(one.why)}\n" for one in found)
@@ -158,7 +152,7 @@ class DiskImage:
         self, recipe: RecipeFolder, stage: Annotated[str, Doc("The stage's name in the plan")] = "rootfs"
     ) -> dagger.Container:
         """The container of a stage with its inputs in /stage/in, before its program runs: add `terminal`."""
-        with _told():
+        with told():
             started = await self._started(recipe)
             names = [one.name for one in started.request.plan.stages]
             if stage not in names:
@@ -175,7 +169,7 @@ class DiskImage:
     async def recipes(self) -> str:
         """Check that every recipe of the project reads and plans under its lock."""
         said = []
-        with _told():
+        with told():
             for folder in sorted(path.parent for path in (PROJECT / "recipes").glob("*/recipe.toml")):
                 request = with_locks(folder, folder / "lock.json", TOOLS_LOCK, _store())
                 said.append(f"{folder.name}: {len(request.plan.stages)} stages\n")
@@ -188,11 +182,25 @@ class DiskImage:
         recipe = dag.current_module().source().directory("recipes/quick")
         return await self._boot(await self._folder(recipe, "image", "layout"))
 
+    async def _image(self, recipe: dagger.Directory, git_sha: str | None) -> Image:
+        began = datetime.now(UTC)
+        started = await self._started(recipe)
+        request, build = started.request, started.build
+        commit = commit_of(git_sha, request.folder, request.files(), request.programs())
+        await build.run(("image", "sbom"))
+        executed = await self._engine().execute(unpack(await build.bring("image", "layout")))
+        layout, sbom = executed.folder("folder"), await build.bring("sbom", "document")
+        assert isinstance(layout, dagger.Directory)
+        assert isinstance(sbom, dagger.File)
+        digest = f"sha256:{build.output('image', 'manifest').content.digest}"
+        record = _record(digest, definition(request, commit), Run(f"dagger {VERSION}", began, self.base))
+        return Image(layout, sbom, dag.file("build.json", record))
+
     async def _boot(self, layout: dagger.Directory) -> str:
         from pipelines.plan import boot_plan
         from pipelines.recipe import host_arch
 
-        with _told():
+        with told():
             plan = boot_plan(load_tools_lock(TOOLS_LOCK, host_arch()), host_arch())
             given = replace(self._given(plan), externals={"layout": layout})
             build = self._build(plan, Sources(), given, anew=("boot",))
@@ -242,13 +250,13 @@ class DiskImage:
         return started.build
 
     async def _file(self, recipe: dagger.Directory, stage: str, output: str) -> dagger.File:
-        with _told():
+        with told():
             file = await (await self._ran(recipe, stage)).bring(stage, output)
         assert isinstance(file, dagger.File)
         return file
 
     async def _folder(self, recipe: dagger.Directory, stage: str, output: str) -> dagger.Directory:
-        with _told():
+        with told():
             build = await self._ran(recipe, stage)
             executed = await self._engine().execute(unpack(await build.bring(stage, output)))
         folder = executed.folder("folder")
@@ -257,13 +265,19 @@ class DiskImage:
 
     async def _outputs(self, recipe: dagger.Directory, stage: str) -> dagger.Directory:
         folder = dag.directory()
-        with _told():
+        with told():
             build = await self._ran(recipe, stage)
             for output in build.outputs(stage):
                 file = await build.bring(stage, output)
                 assert isinstance(file, dagger.File)
                 folder = folder.with_file(output, file)
         return folder
+
+
+def _record(image: str, built: Mapping[str, Json], run: Run) -> str:
+    place = Path(mkdtemp(prefix="record-"), "build.json")
+    write_build_record(place, image, built, run)
+    return place.read_text()
 
 
 async def _local(recipe: dagger.Directory) -> Path:
@@ -275,17 +289,3 @@ async def _local(recipe: dagger.Directory) -> Path:
 
 def _store() -> Store:
     return Store(Path(mkdtemp(prefix="store-")))
-
-
-class Failed(FunctionError):
-    """What failed and what to do; the SDK prints no traceback for its kind."""
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn this project's failures into the engine's, in words: what failed, and what to do."""
-    try:
-        yield
-    except DiskImageError as error:
-        where = f"stage {error.stage}: " if isinstance(error, StageError) else ""
-        raise Failed(f"{where}{error.what}\n  to do: {error.hint}") from None
