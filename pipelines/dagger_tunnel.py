@@ -8,7 +8,7 @@ port, so that references and URLs mean the same on both sides, and plain http st
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import anyio
@@ -24,17 +24,18 @@ async def reachable(services: Sequence[dagger.Service]) -> AsyncIterator[None]:
 
     Raises UsageError for two of one port.
     """
-    listening: set[int] = set()
     failed: Exception | None = None
-    async with anyio.create_task_group() as group:
-        for service in services:
-            host, _, port = (await service.endpoint()).rpartition(":")
-            if int(port) in listening:
-                raise UsageError(f"two services of port {port}", "name each service once")
-            listening.add(int(port))
-            listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=int(port))
-            group.start_soon(partial(listener.serve, partial(_join, host, int(port))))
+    async with AsyncExitStack() as stack, anyio.create_task_group() as group:
         try:
+            listening: set[int] = set()
+            for service in services:
+                host, _, port = (await service.endpoint()).rpartition(":")
+                if int(port) in listening:
+                    raise UsageError(f"two services of port {port}", "name each service once")
+                listening.add(int(port))
+                listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=int(port))
+                await stack.enter_async_context(listener)
+                group.start_soon(listener.serve, partial(_join, host, int(port)))
             yield
         except Exception as error:
             # raised below as itself: a task group would wrap it

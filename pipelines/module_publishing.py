@@ -174,7 +174,8 @@ class Publishing(ABC):
         identity_regexp: Annotated[str | None, Doc("The signer, matched as a whole")] = None,
         issuer: Annotated[str | None, Doc("Who vouches for the signer, exactly")] = None,
         issuer_regexp: Annotated[str | None, Doc("Who vouches, matched as a whole")] = None,
-        lock: Annotated[dagger.File | None, Doc("Require that it was built from this lock")] = None,
+        # the CLI has a --lock of its own
+        recipe_lock: Annotated[dagger.File | None, Doc("Require that it was built from this lock")] = None,
         username: Username = "",
         password: Password = None,
         plain_http: PlainHttp = False,
@@ -202,7 +203,7 @@ class Publishing(ABC):
             if (layout is None) == (ref is None):
                 raise UsageError("expected --layout or --ref, found both or none", "give one of them")
             trusted = await _trust(trust)
-            locked = None if lock is None else (await lock.contents()).encode()
+            locked = None if recipe_lock is None else (await recipe_lock.contents()).encode()
             registry = await _registry(ref, username, password, plain_http, ca_file)
             where = ref if layout is None else str(await _brought(Image(layout)))
             assert where is not None

@@ -26,6 +26,7 @@ from pipelines.definition import Json, Output, OutputKind, Plan, Program, Stage,
 from pipelines.local import StageResult
 from pipelines.progress import Plain
 from pipelines.sources import PROJECT, Sources
+from tests.engine.module_copy import copy_module
 
 T = TypeVar("T")
 
@@ -129,3 +130,11 @@ def world(tmp_path: Path) -> World:
     (tmp_path / "stages" / "small" / "__init__.py").touch()
     (tmp_path / "stages" / "small" / "__main__.py").write_text(PROGRAM)
     return World(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the module's copy."""
+    folder = tmp_path_factory.mktemp("module")
+    copy_module(folder)
+    return folder

@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pipelines.dagger_engine import BASE
-from pipelines.sources import PROJECT
+from tests.engine.module_copy import LOADING, TEST_BASE, dagger
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
-
-ROOMS = ("pipelines", "stages", "initramfs", "supply_chain", "platform_client", "platform_server", "recipes")
-FILES = ("dagger.json", "pyproject.toml", "uv.lock", "README.md", "LICENSE")
-TEST_BASE = os.environ.get("DISK_IMAGE_TEST_BASE")
-
-
-@pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the module, whose Python runs in the test's base image where one is named."""
-    folder = tmp_path_factory.mktemp("module")
-    for room in ROOMS:
-        shutil.copytree(PROJECT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in FILES:
-        shutil.copyfile(PROJECT / file, folder / file)
-    if TEST_BASE:
-        with (folder / "pyproject.toml").open("a") as stream:
-            stream.write(f'\n[tool.dagger]\nbase-image = "{TEST_BASE}"\n')
-    return folder
-
-
-def dagger(module: Path, *words: str, code: int = 0) -> str:
-    """What the CLI prints, without colours; for a failure, what it says."""
-    cli = os.environ.get("_EXPERIMENTAL_DAGGER_CLI_BIN") or "dagger"
-    done = subprocess.run([cli, "-s", *words], cwd=module, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout if code == 0 else done.stderr)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(LOADING)]
 
 
 def test_functions(module: Path, snapshot: SnapshotAssertion) -> None:
     assert dagger(module, "functions") == snapshot
 
 
-@pytest.mark.parametrize("function", ["build", "boot", "lock", "shell", "explain", "kernel"])
+@pytest.mark.parametrize("function", [
+        "build", "boot", "lock", "shell", "explain", "kernel",
+        "sbom", "sign", "push", "publish", "verify",
+    ],
+)  # fmt: skip
 def test_help(module: Path, function: str, snapshot: SnapshotAssertion) -> None:
     told = dagger(module, "call", function, "--help")
     # What the CLI says itself about types and options is Dagger's, not ours.
