@@ -176,6 +176,7 @@ def test_publish_in_a_forges_job_shows_no_secret(
     shown = [done.stdout.encode(), done.stderr.encode()]
     shown += [content for repo in place.registry.repos.values() for content in repo.blobs.values()]
     shown += [content for repo in place.registry.repos.values() for _, content in repo.manifests.values()]
+    assert found([place.registry.host, str(place.layout.image.hex)], shown) != []
     assert found(wanted, shown) == []
     assert in_files(wanted, os.environ.get("DISK_IMAGE_TEST_ENGINE_FILES", "")) == []
 
@@ -209,6 +210,8 @@ def test_what_sign_lacks_is_said_before_anything_is_built(
     place: Place, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKEN", "never read")
-    refused = dagger(place.module, "call", "sign", *words, "--trust", str(place.trust_file), "id", code=1)
+    refused = dagger(
+        place.module, "call", "sign", *words, "--trust", str(place.trust_file), "entries", code=1
+    )
     assert said in refused
     assert "to do:" in refused
