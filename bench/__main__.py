@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import composefs, dagger, mkosi, oras
+from bench import composefs, dagger, mkosi, oras, platform
 
-BENCHMARKS = ("mkosi", "composefs", "dagger", "oras")
+BENCHMARKS = ("mkosi", "composefs", "dagger", "oras", "platform")
 
 
 def main() -> None:
@@ -31,6 +31,7 @@ def main() -> None:
         "composefs": composefs.main,
         "dagger": dagger.main,
         "oras": lambda runs: oras.main(runs, layout),
+        "platform": platform.main,
     }
     for name in names or BENCHMARKS:
         run[name](args.runs)

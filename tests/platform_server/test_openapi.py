@@ -33,7 +33,7 @@ from platform_server.sealing import Sealer
 from platform_server.settings import Limits, Settings
 from platform_server.state_folder import Platform, now, open_platform
 from platform_server.states import Status
-from platform_server.tables import Webhook, WebhookStatus, Worker, WorkerRole
+from platform_server.tables import Webhook, WebhookStatus, Worker, WorkerRole, WorkerStatus
 from tests.platform_server.api import plain
 from tests.platform_server.conftest import Made
 from tests.platform_server.rows import node_platform, publication, verified
@@ -90,11 +90,9 @@ class Served:
         """Have the webhook take deliveries and the worker be one, whatever was done to them."""
 
         def work(session: Session) -> None:
-            row = session.get_one(Webhook, WEBHOOK)
-            row.status, row.secret = (
-                WebhookStatus.ACTIVE,
-                self.platform.sealer.seal(SECRET, f"webhook {WEBHOOK}"),
-            )
+            webhook, worker = session.get_one(Webhook, WEBHOOK), session.get_one(Worker, WORKER)
+            webhook.status, worker.status = WebhookStatus.ACTIVE, WorkerStatus.ACTIVE
+            webhook.secret = self.platform.sealer.seal(SECRET, f"webhook {WEBHOOK}")
 
         self.platform.database.write_now(work)
 
