@@ -6,7 +6,6 @@ import base64
 import hashlib
 import hmac
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -276,24 +275,6 @@ def test_a_webhook_can_refuse_plain_signatures(api: Api, pipeline: Pipeline) -> 
     api.patch(f"/disk_image_webhooks/{pipeline.webhook_id}", {"plain_signatures": False})
     assert _answer(pipeline.plain()) == (401, "error", "bad_signature")
     assert _answer(pipeline.standard())[0] == 202
-
-
-def test_100_copies_at_once_make_one_publication(platform: Platform, pipeline: Pipeline) -> None:
-    with ThreadPoolExecutor(100) as threads:
-        answers = [each.result() for each in [threads.submit(pipeline.plain) for _ in range(100)]]
-    assert sorted(_answer(each)[1] for each in answers) == ["idempotent_hit"] * 99 + ["queued"]
-    assert len({each.json()["publication_id"] for each in answers}) == 1
-    assert len(_rows(platform)) == 1
-
-
-def test_100_deliveries_of_one_commit_at_once_make_one_publication(
-    platform: Platform, pipeline: Pipeline
-) -> None:
-    with ThreadPoolExecutor(100) as threads:
-        sent = [threads.submit(pipeline.standard, git_sha=SHA, sha256=DIGEST) for _ in range(100)]
-        answers = [each.result() for each in sent]
-    assert sorted(_answer(each)[1] for each in answers) == ["idempotent_hit"] * 99 + ["queued"]
-    assert len(_rows(platform)) == 1
 
 
 # the same image
