@@ -15,15 +15,17 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from platform_server import upload_files, worker
+from platform_server import sweeps, upload_files, worker
 from platform_server.api import documented
 from platform_server.errors import Refused, TooOften, shown
 from platform_server.limits import BodyLimits
 from platform_server.routes import (
+    actions,
     built,
     ci_workers,
     disk_image,
     events,
+    life,
     node_platforms,
     publications,
     webhooks,
@@ -69,7 +71,7 @@ def create_app(platform: Platform) -> FastAPI:
         app.add_exception_handler(kind, handler)
 
     app.include_router(built.router(platform), prefix=PREFIX)
-    for routes in (node_platforms, publications, webhooks, events, ci_workers):
+    for routes in (node_platforms, publications, webhooks, events, ci_workers, life, actions):
         app.include_router(documented(routes.router), prefix=PREFIX)
     files = upload_files.UploadFiles(platform)
     app.include_router(documented(worker_api.token_routes(platform, files)), prefix=PREFIX)
@@ -87,11 +89,12 @@ def create_app(platform: Platform) -> FastAPI:
 
 @contextmanager
 def _beside(platform: Platform, verifier: Verifier) -> Iterator[None]:
-    """Runs workers and sweeps on an event loop of their own, so that no verification delays an answer."""
+    """Runs workers and sweeps on an event loop of their own, so that none of them delays an answer."""
     with start_blocking_portal(name="platform") as portal:
         running = [
             portal.start_task_soon(worker.run, platform, verifier),
             portal.start_task_soon(upload_files.sweep_always, platform),
+            portal.start_task_soon(sweeps.run, platform),
         ]
         try:
             yield

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from pipelines.errors import UsageError
 from platform_server.errors import Conflict, Invalid, missing
 from platform_server.permissions import Caller, Permission
+from platform_server.retention import retire_surplus
 from platform_server.tables import Instance, NodePlatform, Publication
 from supply_chain.errors import InvalidReference
 from supply_chain.reference import check_registry, check_repository
@@ -69,6 +70,18 @@ def update(
         raise Invalid(field="arch", value=fields["arch"], rule=f"{row.arch!r}: it has publications")
     _set(row, caller, {key: value for key, value in fields.items() if key != "name"})
     row.updated_at = at
+    retire_surplus(session, row, at)
+    return row
+
+
+def set_retention(
+    session: Session, caller: Caller, platform_id: UUID, count: object, at: datetime
+) -> NodePlatform:
+    """Keep that many published images from now on. Raises Missing, and Invalid for anything but 1 to 50."""
+    row = locked(session, caller, platform_id)
+    row.disk_image_retention_count = check_retention("retention_count", count)
+    row.updated_at = at
+    retire_surplus(session, row, at)
     return row
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from platform_server import node_platforms, queue
+from platform_server import node_platforms, purge, queue, retention
 from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.queue import Lease
 from platform_server.states import KEPT, RULES, Transition, move
@@ -76,6 +76,8 @@ def publish(session: Session, lease: Lease, verified: Verified, at: datetime) ->
         return row
     commit = row.git_sha or verified.git_sha
     _check_commit(session, row, commit)
+    if purge.is_going(session, row):
+        raise NotNow(f"{row.oci_digest} is being deleted from its registry, with another publication")
     row.git_sha, row.size_bytes = commit, verified.size
     row.cosign_verified = True
     row.certificate_identity, row.certificate_issuer = verified.identity, verified.issuer
@@ -85,6 +87,7 @@ def publish(session: Session, lease: Lease, verified: Verified, at: datetime) ->
     session.flush()
     if platform.default_publication_id is None:
         platform.default_publication_id = row.id
+    retention.retire_surplus(session, platform, at)
     queue.finish(session, lease)
     payload = of_publication(
         row,

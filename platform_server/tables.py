@@ -353,3 +353,15 @@ class Instance(Base):
     name: Mapped[str]
     status: Mapped[InstanceStatus] = mapped_column(_words(InstanceStatus), default=InstanceStatus.RUNNING)
     terminated_at: Mapped[datetime | None]
+
+
+class Purge(Base):
+    """A purge that has begun, and what it deletes; its id is the publication's. It is read from the registry
+    before anything is gone, so that a purge that was cut off is finished.
+    """
+
+    __tablename__ = "purges"
+
+    id: Mapped[UUID] = mapped_column(ForeignKey("publications.id"), primary_key=True)
+    referrers: Mapped[Sequence[str]]
+    blobs: Mapped[Sequence[str]]

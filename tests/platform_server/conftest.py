@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ from supply_chain.trust import init_embedded, load_trust
 from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import START, Clock
 from tests.platform_server.images import Images
+from tests.platform_server.published import Publish
 from tests.platform_server.serving import serving
 from tests.platform_server.verifying import Trial
 from tests.platform_server.verifying import trial as make_trial
@@ -97,6 +99,12 @@ def platform_id(api: Api) -> str:
     """The node platform `debian`."""
     created: str = api.post("/node_platforms", {"node_platform": {"name": "debian"}})["id"]
     return created
+
+
+@pytest.fixture
+def publish(platform: Platform, platform_id: str, clock: Clock) -> Publish:
+    """Makes publications of the node platform `debian`."""
+    return Publish(platform, UUID(platform_id), clock)
 
 
 @pytest.fixture

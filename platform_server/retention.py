@@ -1,0 +1,85 @@
+"""Retention: how many published images a platform keeps, and what is retired beyond them.
+
+The newest N published images stay; of the others, the default and whatever a node boots stay too. What is
+retired is purged after the grace (`purge`), and can come back until then (`defaults.rollback`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from platform_server.events import Kind, Told, emit, of_publication
+from platform_server.states import Status, Transition, move
+from platform_server.tables import Instance, InstanceStatus, Job, NodePlatform, Publication
+
+SOURCE = "retention_sweep"
+# Rows that one transaction moves, so that webhooks need not wait for long.
+BATCH = 200
+
+
+def is_booted() -> ColumnElement[bool]:
+    """Whether a node that runs boots the publication."""
+    return exists().where(
+        Instance.publication_id == Publication.id, Instance.status == InstanceStatus.RUNNING
+    )
+
+
+def surplus(session: Session, platform: NodePlatform) -> Sequence[Publication]:
+    """What is published beyond the platform's count, the oldest first, without default and booted ones.
+
+    One that came back by a rollback is as new as that.
+    """
+    published = (Publication.node_platform_id == platform.id, Publication.status == Status.PUBLISHED)
+    since = func.coalesce(Publication.reactivated_at, Publication.published_at)
+    newest = session.scalars(
+        select(Publication.id)
+        .where(*published)
+        .order_by(since.desc(), Publication.id.desc())
+        .limit(platform.disk_image_retention_count)
+    )
+    protected = {*newest, platform.default_publication_id} - {None}
+    return session.scalars(
+        select(Publication)
+        .where(*published, Publication.id.not_in(protected), ~is_booted())
+        .order_by(since, Publication.id)
+    ).all()
+
+
+def retire_surplus(session: Session, platform: NodePlatform, at: datetime) -> int:
+    """Retire what is beyond the platform's count, in this transaction; how many. The platform is held."""
+    session.flush()
+    rows = surplus(session, platform)
+    for row in rows:
+        _retire(session, row, platform, at, f"beyond the newest {platform.disk_image_retention_count}")
+    return len(rows)
+
+
+def stale(session: Session, platform: NodePlatform, before: datetime) -> Sequence[Publication]:
+    """What failed, or has been verifying, since before that time: nothing will come of it."""
+    failed = (Publication.status == Status.FAILED) & (Publication.failed_at <= before)
+    verifying = (Publication.status == Status.VERIFYING) & (Publication.verifying_at <= before)
+    return session.scalars(
+        select(Publication)
+        .where(Publication.node_platform_id == platform.id, or_(failed, verifying), ~is_booted())
+        .order_by(Publication.id)
+        .limit(BATCH)
+    ).all()
+
+
+def retire_stale(session: Session, platform: NodePlatform, before: datetime, at: datetime) -> int:
+    """Retire those, at most BATCH of them; whoever verifies one loses its lease. The platform is held."""
+    rows = stale(session, platform, before)
+    for row in rows:
+        session.execute(delete(Job).where(Job.id == row.id))
+        _retire(session, row, platform, at, f"it was {row.status} for too long")
+    return len(rows)
+
+
+def _retire(session: Session, row: Publication, platform: NodePlatform, at: datetime, reason: str) -> None:
+    move(row, Transition.RETIRE, at)
+    payload = of_publication(row, platform, action="retired", reason=reason)
+    emit(session, row.account_id, Kind.RETENTION_SWEPT, payload, Told(SOURCE, row.correlation_id), at)
