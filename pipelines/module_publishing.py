@@ -25,18 +25,19 @@ if TYPE_CHECKING:
     from supply_chain.trust import Trust
 
 Recipe: TypeAlias = Annotated[dagger.Directory | None, Doc("The recipe's folder: build it first")]
-Layout: TypeAlias = Annotated[dagger.Directory | None, Doc("Or an OCI layout that was built before")]
+Layout: TypeAlias = Annotated[
+    dagger.Directory | None, Doc("In place of a recipe: an OCI layout that was built before")
+]
 Sbom: TypeAlias = Annotated[dagger.File | None, Doc("With a layout: its LAYOUT.sbom.json")]
 Record: TypeAlias = Annotated[dagger.File | None, Doc("With a layout: its LAYOUT.build.json")]
 GitSha: TypeAlias = Annotated[str | None, Doc("With a recipe: the commit that is built")]
-TrustFile: TypeAlias = Annotated[dagger.File, Doc("A trust.json, or to verify a trusted_root.json")]
-Token: TypeAlias = Annotated[dagger.Secret | None, Doc("An identity token, or the next two")]
-RequestUrl: TypeAlias = Annotated[
-    dagger.Secret | None, Doc("In a forge's job: env://ACTIONS_ID_TOKEN_REQUEST_URL")
+TrustFile: TypeAlias = Annotated[dagger.File, Doc("Whom to believe and where to sign: a trust.json")]
+Token: TypeAlias = Annotated[
+    dagger.Secret | None,
+    Doc("Who signs: an identity token. A forge's job gives its request's URL and token in its place"),
 ]
-RequestToken: TypeAlias = Annotated[
-    dagger.Secret | None, Doc("In a forge's job: env://ACTIONS_ID_TOKEN_REQUEST_TOKEN")
-]
+RequestUrl: TypeAlias = Annotated[dagger.Secret | None, Doc("env://ACTIONS_ID_TOKEN_REQUEST_URL")]
+RequestToken: TypeAlias = Annotated[dagger.Secret | None, Doc("env://ACTIONS_ID_TOKEN_REQUEST_TOKEN")]
 Ref: TypeAlias = Annotated[str, Doc("host/path:tag, or host/path@sha256:…")]
 Username: TypeAlias = Annotated[str, Doc("The registry's user")]
 Password: TypeAlias = Annotated[dagger.Secret | None, Doc("The user's password or token at the registry")]
@@ -167,9 +168,9 @@ class Publishing(ABC):
     @uncached
     async def verify(
         self,
-        trust: TrustFile,
+        trust: Annotated[dagger.File, Doc("Whom to believe: a trust.json or a trusted_root.json")],
         layout: Annotated[dagger.Directory | None, Doc("An OCI layout")] = None,
-        ref: Annotated[str | None, Doc("Or host/path:tag, or host/path@sha256:…")] = None,
+        ref: Annotated[str | None, Doc("In place of a layout: host/path:tag, or host/path@sha256:…")] = None,
         identity: Annotated[str | None, Doc("The signer, exactly")] = None,
         identity_regexp: Annotated[str | None, Doc("The signer, matched as a whole")] = None,
         issuer: Annotated[str | None, Doc("Who vouches for the signer, exactly")] = None,
