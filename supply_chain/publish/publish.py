@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -11,6 +11,7 @@ import anyio
 from platform_client.settings import Webhook
 from platform_client.webhook import Taken, WebhookBody, deliver
 from supply_chain.layout import open_layout
+from supply_chain.provenance import read_build_record
 from supply_chain.publish.announcement import Facts, announcement
 from supply_chain.publish.state import publishing
 from supply_chain.publish.steps import Published, run_steps
@@ -50,7 +51,9 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """Whom to tell of the image, and from which commit it is (None: the one that its provenance names)."""
+    """Whom to tell of the image, and from which commit it is (None: the one that it was built from here,
+    else the last that a provenance of it names).
+    """
 
     webhook: Webhook
     platform_slug: str
@@ -80,7 +83,12 @@ async def publish(
     with publishing(folder) as file:
         layout = await anyio.to_thread.run_sync(open_layout, folder)
         release = _Release(folder, reference, signing, registry)
-        platform = None if telling is None else _Platform(reference, telling)
+        platform = None
+        if telling is not None:
+            # The same image may come from several commits, and the registry knows them all.
+            record = await anyio.to_thread.run_sync(read_build_record, folder)
+            commit = telling.git_sha or record.build_definition.git_sha
+            platform = _Platform(reference, replace(telling, git_sha=commit))
         return await run_steps(layout.image.digest, file, release, platform, report)
 
 

@@ -227,6 +227,17 @@ def test_another_commit_that_gives_the_same_image_is_attested_and_told(publisher
     assert len(set(publisher.deliveries)) == 2
 
 
+def test_the_commit_told_is_the_one_built_here_whoever_published_the_image_since(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    publisher(slug=None)
+    mine, publisher.layout = publisher.layout, built(tmp_path / "elsewhere", commit="2e" * 20)
+    publisher()
+    publisher.layout = mine
+    publisher()
+    assert [json.loads(one.body)["git_sha"] for one in publisher.platform.seen] == ["2e" * 20, COMMIT]
+
+
 def test_another_platform_is_told_on_its_own(publisher: Publisher) -> None:
     first = publisher()
     second = publisher(slug="debian-big")
