@@ -7,9 +7,9 @@ library, because the unchanged build comes here too.
 from __future__ import annotations
 
 from pathlib import Path
-from secrets import token_hex
 
 from supply_chain.errors import LayoutError
+from supply_chain.files import read_regular, replace_file
 
 REBUILD = "remove it, then write it anew: disk-image build RECIPE --output LAYOUT"
 
@@ -33,8 +33,7 @@ def build_record_path(layout: Path) -> Path:
 def read_beside(path: Path, limit: int) -> bytes:
     """The file's bytes, at most `limit`; LayoutError when it can't be read or has more."""
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        content = read_regular(path, limit)
     except OSError as error:
         raise LayoutError(f"{path}: {error.strerror or error}", REBUILD) from None
     if len(content) > limit:
@@ -43,15 +42,10 @@ def read_beside(path: Path, limit: int) -> bytes:
 
 
 def write_beside(path: Path, content: bytes) -> None:
-    """Write the file by rename(2); one that holds the same is left alone."""
+    """Write the file (files.replace_file); one that holds the same is left alone."""
     try:
-        if path.read_bytes() == content:
+        if read_regular(path, len(content)) == content:
             return
     except OSError:
         pass
-    fresh = path.with_name(f".{path.name}.{token_hex(4)}")
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    replace_file(path, content)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import TypeVar
 
 from supply_chain import oci
 from supply_chain.errors import InvalidDocument, LayoutError
+from supply_chain.files import open_regular, read_regular
 from supply_chain.image import (
     ARTIFACT,
     REBUILD,
@@ -104,10 +104,8 @@ class Layout:
 
     def _stored(self, blob: oci.Descriptor, where: str) -> Iterator[bytes]:
         """What is stored under the blob's name, of the blob's size. Raises LayoutError, OSError."""
-        with open(self.path(blob), "rb", buffering=0, opener=_open) as file:
+        with open_regular(self.path(blob)) as file:
             size = os.fstat(file.fileno()).st_size
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise LayoutError(f"{where}: not a regular file", REBUILD)
             if size != blob.size:
                 raise LayoutError(f"{where}: expected {blob.size} bytes, found {size}", REBUILD)
             while chunk := file.read(_CHUNK):
@@ -148,8 +146,7 @@ def read_index(folder: Path, document: Callable[[str], bytes]) -> oci.Index:
 
 def _document(folder: Path, name: str) -> bytes:
     try:
-        with open(folder / name, "rb", opener=_open) as file:
-            content = file.read(oci.DOCUMENT_LIMIT + 1)
+        content = read_regular(folder / name, oci.DOCUMENT_LIMIT)
     except OSError as error:
         raise LayoutError(
             f"{folder}: not an OCI layout: {name}: {error.strerror or error}",
@@ -160,11 +157,6 @@ def _document(folder: Path, name: str) -> bytes:
             f"{folder}/{name}: expected at most {oci.DOCUMENT_LIMIT} bytes, found more", REBUILD
         )
     return content
-
-
-def _open(path: str, flags: int) -> int:
-    # Opening a fifo would wait for a writer.
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 _Parsed = TypeVar("_Parsed")

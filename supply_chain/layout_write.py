@@ -12,10 +12,10 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from secrets import token_hex
 from tempfile import TemporaryFile
 
 from supply_chain.errors import LayoutError
+from supply_chain.files import read_regular, replace_file, sync_folder
 from supply_chain.layout import Layout, open_layout
 from supply_chain.oci import EMPTY_CONTENT, digest_of
 from supply_chain.referrer import Referrer
@@ -44,14 +44,14 @@ def hang(layout: Layout, referrers: Sequence[Referrer], *, replacing: Collection
             ):
                 path = blobs / digest_of(content).removeprefix("sha256:")
                 if not _holds(path, content):
-                    _write(path, content)
-            _sync(blobs)
+                    replace_file(path, content)
+            sync_folder(blobs)
             first, *others = now.index.manifests
             new = {one.descriptor.digest: one.descriptor for one in referrers}
             kept = [entry for entry in others if entry.digest not in {*replacing, *new}]
             index = now.index.model_copy(update={"manifests": (first, *kept, *new.values())})
-            _write(folder / "index.json", index.to_bytes())
-            _sync(folder)
+            replace_file(folder / "index.json", index.to_bytes())
+            sync_folder(folder)
     except OSError as error:
         raise _unwritable(folder, error) from None
     return open_layout(folder)
@@ -86,26 +86,6 @@ def _unwritable(folder: Path, error: OSError) -> LayoutError:
 
 def _holds(path: Path, content: bytes) -> bool:
     try:
-        return path.read_bytes() == content
+        return read_regular(path, len(content)) == content
     except FileNotFoundError:
         return False
-
-
-def _write(path: Path, content: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.{token_hex(4)}")
-    try:
-        with fresh.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ from pipelines.definition import canonical_json
 from platform_client.signatures import DELIVERY_ID
 from supply_chain.beside import beside
 from supply_chain.errors import InvalidDocument, LayoutError
+from supply_chain.files import read_regular, replace_file, sync_folder
 from supply_chain.oci import DOCUMENT_LIMIT, Digest, parse_object
 
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -90,8 +91,7 @@ class StateFile:
         """
         fresh = PublishState(image=image)
         try:
-            with self.path.open("rb") as file:
-                content = file.read(DOCUMENT_LIMIT + 1)
+            content = read_regular(self.path, DOCUMENT_LIMIT)
         except FileNotFoundError:
             return fresh, ""
         try:
@@ -106,17 +106,8 @@ class StateFile:
 
     def save(self, state: PublishState) -> None:
         """Replace the file: after a crash there is the old one or the new one, whole."""
-        new = self.path.with_name(f"{self.path.name}.new")
-        with new.open("wb") as file:
-            file.write(canonical_json(state.model_dump(mode="json")) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(self.path, canonical_json(state.model_dump(mode="json")) + b"\n")
+        sync_folder(self.path.parent)
 
 
 @contextmanager

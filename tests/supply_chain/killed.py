@@ -1,4 +1,4 @@
-"""Hang referrers on an image, in a process that is killed at one line of layout_write.py after the other.
+"""Hang referrers on an image, in a process that is killed at one line of what writes after the other.
 
 Run as a program: FOLDER must hold `image`, a layout. Writes how many lines there are. Each attempt works on
 a copy of links, so that a write into a file instead of over it would show in the original.
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from supply_chain import layout_write
+from supply_chain import files, layout_write
 from supply_chain.layout import Layout, open_layout
 from supply_chain.oci import DOCUMENT_LIMIT, parse_manifest
 from supply_chain.referrer import Referrer, write_referrer
@@ -68,7 +68,7 @@ def _hang(copy: Path, *, killed_at: int) -> None:
 
     def count(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != layout_write.__file__:
+        if frame.f_code.co_filename not in (layout_write.__file__, files.__file__):
             return None
         if event == "line":
             left -= 1
