@@ -7,6 +7,7 @@ result alone.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -36,36 +37,55 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run one verb and exit."""
-    args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # What is shown may be the name of a file, which need not be text that this terminal knows.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        run = import_module(f"pipelines.commands.{args.module}").run
-        code: int = run(args)
-    except DiskImageError as error:
-        if args.debug:
-            raise
-        _report(error, as_json=args.json)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away; keep the interpreter from failing again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        try:
+            code = _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            print(end="", flush=True)
     except OSError as error:
-        if args.debug:
-            raise
-        _report(
-            DiskImageError(
-                str(error), "check the path, its permissions and the free space; --debug shows where"
-            ),
-            as_json=args.json,
-        )
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: standard output: {error.strerror}\n  to do: free its space", file=sys.stderr)
+        # Keep the interpreter from failing again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     raise SystemExit(code)
 
 
-def _report(error: DiskImageError, *, as_json: bool) -> None:
+def _run(argv: list[str]) -> int:
+    """The exit code. What goes wrong in a verb is reported; what is raised, standard output raised."""
+    debug, as_json = "--debug" in argv, "--json" in argv
+    try:
+        args = parser().parse_args(argv)
+        debug, as_json = args.debug, args.json
+        run = import_module(f"pipelines.commands.{args.module}").run
+        code: int = run(args)
+        return code
+    except DiskImageError as error:
+        if debug:
+            raise
+        failed = error
+    except KeyboardInterrupt:
+        failed = DiskImageError("interrupted", "the same command goes on where this one stopped")
+        failed.exit_code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        failed = _unforeseen(error)
     if as_json:
-        print(json.dumps(error.to_json()))
-    print(f"error: {error.where}{error.what}\n  to do: {error.hint}", file=sys.stderr)
+        print(json.dumps(failed.to_json()))
+    print(f"error: {failed.where}{failed.what}\n  to do: {failed.hint}", file=sys.stderr)
+    return failed.exit_code
+
+
+def _unforeseen(error: Exception) -> DiskImageError:
+    if isinstance(error, OSError):
+        hint = "check the path, its permissions and the free space; --debug shows where"
+        return DiskImageError(str(error), hint)
+    # Its text may quote anything, secrets included.
+    return DiskImageError(f"a fault in disk-image: {type(error).__name__}", "report what --debug shows")

@@ -24,7 +24,7 @@ def run(args: Namespace) -> int:
 
         checks += anyio.run(check_trust, load_trust(args.trust))
     if args.json:
-        print(json.dumps([asdict(check) for check in checks]))
+        print(json.dumps({"checks": [asdict(check) for check in checks]}))
     else:
         print_checks(checks)
     return 0 if all(check.ok for check in checks) else 1

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from pathlib import Path
 
 import anyio
 
+from pipelines.errors import UsageError
 from supply_chain.errors import VerificationError
+from supply_chain.files import read_regular
+from supply_chain.statement import STATEMENT_LIMIT
 from supply_chain.trust import load_trust
 from supply_chain.verify.image import Verified, verify_image
 from supply_chain.verify.policy import signer_policy
@@ -26,7 +30,7 @@ def run(args: Namespace) -> int:
         issuer_regexp=args.issuer_regexp,
     )
     trust = load_trust(args.trust)
-    lock = None if args.lock is None else args.lock.read_bytes()
+    lock = None if args.lock is None else _lock(args.lock)
 
     def show(step: Step, how: str) -> None:
         if not args.json:
@@ -55,3 +59,13 @@ def run(args: Namespace) -> int:
     print(f"{verified.image} is {verified.digest}")
     print(f"signed by {verified.identity} on {verified.signed_at:%Y-%m-%d %H:%M:%S} UTC")
     return 0
+
+
+def _lock(path: Path) -> bytes:
+    content = read_regular(path, STATEMENT_LIMIT)
+    if len(content) > STATEMENT_LIMIT:
+        raise UsageError(
+            f"{path}: expected a lock of at most {STATEMENT_LIMIT} bytes, found more",
+            "name the lock.json that the image was built from",
+        )
+    return content

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import NoReturn, TypeAlias
+
+from pipelines.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
     """Wrong use is one line of what is wrong and one of what to do, like every other failure."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}\n  to do: {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
+        raise UsageError(message, f"{self.prog} --help")
 
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"

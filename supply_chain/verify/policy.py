@@ -45,9 +45,10 @@ class Rule:
     regexp: bool = False
 
     def __post_init__(self) -> None:
-        if not self.text or len(self.text) > _LONGEST:
+        if not self.text or len(self.text) > _LONGEST or not self.text.isprintable():
             raise UsageError(
-                f"expected 1 to {_LONGEST} characters to match a signer with, found {len(self.text)}",
+                f"expected 1 to {_LONGEST} printable characters to match a signer with, "
+                f"found {len(self.text)}: {self.text[:80]!a}",
                 "say who may sign: nobody is trusted by default",
             )
         if self.regexp and self._compiled.fullmatch("") is not None:

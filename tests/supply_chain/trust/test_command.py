@@ -91,7 +91,7 @@ def test_check_fails_where_nobody_answers(folder: Path, capsys: pytest.CaptureFi
 
 def test_doctor_asks_too(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("doctor", "--trust", folder, "--store", tmp_path / "store", "--json")
-    checks = {one["check"]: one["ok"] for one in json.loads(capsys.readouterr().out)}
+    checks = {one["check"]: one["ok"] for one in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["python"]
     assert checks["timestamp authority"]
 

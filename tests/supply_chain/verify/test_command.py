@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_each_step_gets_a_line(command: Command, signed: Signed, tmp_path: Path)
     assert steps == [[str(number), name, "ok"] for number, name in enumerate(names, 1)]
     assert signed.image.digest in out.splitlines()[7]
     assert IDENTITY in out.splitlines()[8]
+
+
+def test_a_lock_that_never_ends_is_refused(command: Command, signed: Signed, tmp_path: Path) -> None:
+    (tmp_path / "lock.json").write_bytes(b"")
+    os.truncate(tmp_path / "lock.json", 1 << 40)
+    names = ("--identity", IDENTITY, "--issuer", ISSUER)
+    code, _, err = command(signed.files, *names, "--lock", str(tmp_path / "lock.json"))
+    assert (code, "expected a lock of at most" in err) == (2, True)
+    code, _, err = command(signed.files, *names, "--lock", "/dev/zero")
+    assert (code, "not a regular file" in err) == (1, True)
 
 
 def test_regexps_are_of_the_whole(command: Command, signed: Signed) -> None:

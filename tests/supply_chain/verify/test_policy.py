@@ -115,6 +115,9 @@ def test_no_regexp_hangs(regexp: str) -> None:
         {"identity": WORKFLOW, "issuer": ISSUER, "issuer_regexp": ".+"},
         {"identity": "", "issuer": ISSUER},
         {"identity": WORKFLOW, "issuer": ""},
+        {"identity": "\udcff", "issuer": ISSUER},
+        {"identity_regexp": "\udcff", "issuer": ISSUER},
+        {"identity": WORKFLOW, "issuer_regexp": "\n.*"},
         {},
     ],
 )
