@@ -21,6 +21,7 @@ from supply_chain.trust import init_embedded, load_trust
 from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import START, Clock
 from tests.platform_server.images import Images
+from tests.platform_server.killing import Kill, killing
 from tests.platform_server.published import Publish
 from tests.platform_server.serving import serving
 from tests.platform_server.verifying import Trial
@@ -152,3 +153,10 @@ def wait_for() -> Callable[[Callable[[], bool]], None]:
             time.sleep(0.05)
 
     return wait
+
+
+@pytest.fixture(scope="module")
+def kill() -> Iterator[Kill]:
+    """Does one thing to a platform's state in a process that is killed at a chosen moment."""
+    with killing() as order:
+        yield order

@@ -21,7 +21,7 @@ import httpx
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from platform_server import registries, worker
+from platform_server import registries, sweeps, worker
 from platform_server.intake import Intake, Received
 from platform_server.settings import Registries, Settings
 from platform_server.signatures import SignatureHeaders
@@ -54,12 +54,24 @@ def deliver(order: Order) -> None:
     platform.database.close()
 
 
+def sweep(order: Order) -> None:
+    """Retire and purge what need not be kept."""
+    platform = _open(order)
+    anyio.run(sweeps.sweep_everything, platform)
+    platform.database.close()
+
+
 def migrate(order: Order) -> None:
     """Bring the schema to a revision."""
     migrate_folder(Path(order["folder"]), order["revision"])
 
 
-ACTIONS: dict[str, Callable[[Order], None]] = {"verify": verify, "deliver": deliver, "migrate": migrate}
+ACTIONS: dict[str, Callable[[Order], None]] = {
+    "verify": verify,
+    "deliver": deliver,
+    "sweep": sweep,
+    "migrate": migrate,
+}
 
 
 def _open(order: Order) -> Platform:

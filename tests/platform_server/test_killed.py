@@ -1,88 +1,39 @@
-"""kill -9 at any moment of taking a delivery, verifying, publishing and migrating: nothing is lost, and
-nothing is there twice.
+"""kill -9 at any moment of taking a delivery, verifying, publishing and migrating (test_killed_sweeps.py:
+retention): nothing is lost, and nothing is there twice.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import func, select
 
-from platform_server.database import Database
-from platform_server.migrations.run import current, newest
 from platform_server.state_folder import Platform, open_platform
 from platform_server.states import Status
-from platform_server.tables import Base, Delivery, Event, Job, NodePlatform, Publication, Webhook
+from platform_server.tables import Delivery, Event, Job, NodePlatform, Publication, Webhook
 from tests.platform_server.api import Api, Pipeline, standard
 from tests.platform_server.conftest import Made
 from tests.platform_server.images import Images
+from tests.platform_server.killing import SEED, Kill, at_rest, copied
+from tests.platform_server.published import Publish
 from tests.platform_server.verifying import POLICY, Trial
 
 pytestmark = pytest.mark.timeout(600)
 
-Kill = Callable[..., dict[str, Any]]
-SEED = 20260301
 OUTCOMES = ["published", "duplicate", "published_artifact_mismatch", "verification_failed"]
-
-
-@pytest.fixture(scope="module")
-def kill() -> Iterator[Kill]:
-    """Gives orders to killed.py."""
-    program = Path(__file__).with_name("killed.py")
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def order(action: str, folder: Path, killed_at: int = 0, **more: Any) -> dict[str, Any]:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            said = {"action": action, "folder": str(folder), "killed_at": killed_at, **more}
-            process.stdin.write(json.dumps(said) + "\n")
-            process.stdin.flush()
-            answer: dict[str, Any] = json.loads(process.stdout.readline())
-            assert "error" not in answer, answer["error"]
-            return answer
-
-        yield order
-        process.stdin.close()
-        process.wait(30)
-
-
-def _copy(folder: Path, to: Path) -> Path:
-    shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(folder, to)
-    return to
-
-
-def _rest(platform: Platform) -> Path:
-    """The state with nothing in the write-ahead log, so that it can be copied."""
-    platform.database.close()
-    return platform.folder
 
 
 def test_verifying_and_publishing_killed_at_50_moments(trial: Trial, kill: Kill, tmp_path: Path) -> None:
@@ -93,15 +44,15 @@ def test_verifying_and_publishing_killed_at_50_moments(trial: Trial, kill: Kill,
     trial.verify(trial.images.ref("first"))
     for tag in ("second", "first", "rebuilt", "missing"):
         trial.report(trial.images.ref(tag))
-    folder = _rest(trial.platform)
+    folder = at_rest(trial.platform)
     trust = {"trust": str(trial.images.forge.trust.path)}
-    moments = kill("verify", _copy(folder, tmp_path / "whole"), **trust)["moments"]
+    moments = kill("verify", copied(folder, tmp_path / "whole"), **trust)["moments"]
     expected = _outcome(tmp_path / "whole")
     assert expected == ["published", *OUTCOMES]
     assert moments > 50
     chosen = random.Random(SEED).sample(range(1, moments + 1), 50)
     for moment in chosen:
-        state = _copy(folder, tmp_path / "killed")
+        state = copied(folder, tmp_path / "killed")
         assert kill("verify", state, moment, **trust)["killed"]
         assert not kill("verify", state, ahead=10, **trust)["killed"]
         assert _outcome(state) == expected, f"killed at moment {moment} of {moments}"
@@ -146,10 +97,10 @@ def test_a_delivery_killed_at_every_moment(
             for name, value in standard(pipeline.secret, body, _now(), "msg_1").items()
         },
     }
-    folder = _rest(platform)
-    moments = kill("deliver", _copy(folder, tmp_path / "whole"), **delivery)["moments"]
+    folder = at_rest(platform)
+    moments = kill("deliver", copied(folder, tmp_path / "whole"), **delivery)["moments"]
     for moment in range(1, moments + 1):
-        state = _copy(folder, tmp_path / "killed")
+        state = copied(folder, tmp_path / "killed")
         assert kill("deliver", state, moment, **delivery)["killed"]
         assert _counts(state) in ([0, 0, 0, 0], [1, 1, 1, 1])
         kill("deliver", state, **delivery)
@@ -172,25 +123,45 @@ def _now() -> Any:
     return now()
 
 
-@pytest.mark.parametrize(("start", "goal"), [("base", "head"), ("head", "base")])
+@pytest.mark.parametrize(
+    ("start", "goal"), [("base", "head"), ("head", "base"), ("0001", "head"), ("head", "0001")]
+)
 def test_a_migration_killed_at_any_moment_can_be_run_again(
-    made: Made, kill: Kill, tmp_path: Path, start: str, goal: str
+    publish: Publish, made: Made, kill: Kill, tmp_path: Path, start: str, goal: str
 ) -> None:
-    kill("migrate", made.folder, revision=start)
-    moments = kill("migrate", _copy(made.folder, tmp_path / "whole"), revision=goal)["moments"]
-    chosen = random.Random(SEED).sample(range(1, moments + 1), 25)
-    for moment in (*chosen, moments):
-        state = _copy(made.folder, tmp_path / "killed")
+    """At the first revision and the newest one there are rows, which a migration keeps as they are."""
+    for status in Status:
+        publish(status)
+    folder = at_rest(publish.platform)
+    kill("migrate", folder, revision=start)
+    before = _rows(folder)
+    moments = kill("migrate", copied(folder, tmp_path / "whole"), revision=goal)["moments"]
+    after = _rows(tmp_path / "whole")
+    if "base" not in (start, goal):
+        assert after.keys() ^ before.keys() == {"purges"}
+        assert len(after["publications"]) == len(Status)
+        assert all(after[table] == before[table] for table in after.keys() & before.keys())
+    chosen = random.Random(SEED).sample(range(1, moments + 1), min(25, moments))
+    for moment in {*chosen, moments}:
+        state = copied(folder, tmp_path / "killed")
         assert kill("migrate", state, moment, revision=goal)["killed"]
-        database = Database(f"sqlite:///{state}/platform.db")
-        with closing(database):
-            assert current(database) == (newest() if start == "head" else None)
+        assert _rows(state) == before, f"killed at moment {moment} of {moments}"
         kill("migrate", state, revision=goal)
-        with closing(database), database.engine.connect() as connection:
-            assert current(database) == (newest() if goal == "head" else None)
-            if goal == "head":
-                context = MigrationContext.configure(connection, opts={"compare_type": True})
-                assert compare_metadata(context, Base.metadata) == []
+        assert _rows(state) == after
+        if goal == "head":
+            open_platform(state).database.close()
+
+
+def _rows(folder: Path) -> dict[str, list[Any]]:
+    """Every table's rows, but for the revision."""
+    with closing(sqlite3.connect(folder / "platform.db")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {
+            name: sorted(database.execute(f'SELECT * FROM "{name}"'), key=repr)
+            for (name,) in names
+            if name != "alembic_version"
+        }
 
 
 def test_the_served_platform_killed_again_and_again_loses_no_accepted_delivery(
