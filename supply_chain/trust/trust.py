@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,10 +53,20 @@ class Trust:
 
     @property
     def signing_config(self) -> SigningConfig | None:
-        """Services to sign with."""
+        """Services to sign with. Raises TrustError when none of a kind is valid now, or known here."""
+        from sigstore.errors import Error
         from sigstore.models import SigningConfig
 
-        return None if self.config is None else SigningConfig(self.config)
+        if self.config is None:
+            return None
+        try:
+            return SigningConfig(self.config)
+        except (Error, ValueError) as error:
+            raise TrustError(
+                f"{self.path}: signingConfig: {error}, at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC "
+                "by this machine's clock",
+                "set the clock, or name another trust",
+            ) from None
 
 
 def load_trust(path: Path) -> Trust:
@@ -171,18 +182,22 @@ def _parses(load: Callable[[bytes], object], content: bytes, file: Path, part: s
 
 
 def _parse_config(config: object, file: Path) -> ConfigDocument:
+    """Which of its services are valid now is asked when they are used: whoever verifies needs none."""
     from pydantic import ValidationError
-    from sigstore.errors import Error
-    from sigstore.models import SigningConfig
     from sigstore_models.trustroot.v1 import SigningConfig as ConfigDocument
 
     try:
         parsed = ConfigDocument.from_json(json.dumps(config))
-        SigningConfig(parsed)
     except ValidationError as error:
         raise _invalid(file, error) from None
-    except (Error, ValueError) as error:
-        raise TrustError(f"{file}: signingConfig: {error}", _REPAIR) from None
+    if parsed.media_type != documents.SIGNING_CONFIG_TYPE:
+        raise TrustError(
+            f"{file}: signingConfig: mediaType is {parsed.media_type[:100]!r}",
+            f"expected {documents.SIGNING_CONFIG_TYPE}",
+        )
+    for part, services in (("caUrls", parsed.ca_urls), ("rekorTlogUrls", parsed.rekor_tlog_urls)):
+        if not services:
+            raise TrustError(f"{file}: signingConfig: {part} is empty: nothing could be signed", _REPAIR)
     return parsed
 
 

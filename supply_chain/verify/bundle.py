@@ -1,4 +1,4 @@
-"""One Sigstore bundle, verified without a network: who signed which statement, and when.
+"""One Sigstore bundle, verified without network or clock: who signed which statement, and when.
 
 Bundle v0.3: https://docs.sigstore.dev/about/bundle/. What is checked, in this order:
 
@@ -169,11 +169,12 @@ class BundleVerifier:
 
     def _verifier_of(self, root: RootDocument) -> Verifier:
         from sigstore.errors import Error
-        from sigstore.models import TrustedRoot
         from sigstore.verify import Verifier
 
+        from supply_chain.verify.clockless_root import ClocklessRoot
+
         try:
-            return Verifier(trusted_root=TrustedRoot(root))
+            return Verifier(trusted_root=ClocklessRoot(root))
         except (Error, ValueError) as error:
             raise TrustError(f"trusted root: {error}", _COMPLETE) from None
 

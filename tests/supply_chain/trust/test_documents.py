@@ -178,8 +178,20 @@ def test_a_signing_config_without_a_log_is_refused(folder: Path) -> None:
     trust = json.loads((folder / "trust.json").read_text())
     trust["signingConfig"]["rekorTlogUrls"] = []
     (folder / "trust.json").write_text(json.dumps(trust))
-    with pytest.raises(TrustError, match="signingConfig: No valid Rekor transparency log"):
+    with pytest.raises(TrustError, match="signingConfig: rekorTlogUrls is empty"):
         load_trust(folder / "trust.json")
+
+
+def test_where_to_sign_is_asked_of_the_clock_only_by_who_signs(folder: Path) -> None:
+    trust = json.loads((folder / "trust.json").read_text())
+    for name in ("caUrls", "rekorTlogUrls", "tsaUrls"):
+        trust["signingConfig"][name][0]["validFor"]["start"] = "2199-01-01T00:00:00Z"
+    (folder / "trust.json").write_text(json.dumps(trust))
+    loaded = load_trust(folder / "trust.json")
+    assert loaded.trusted_root.get_fulcio_certs()
+    with pytest.raises(TrustError, match="by this machine's clock") as refused:
+        _ = loaded.signing_config
+    assert refused.value.hint.startswith("set the clock")
 
 
 def test_a_missing_trust_is_named(tmp_path: Path) -> None:

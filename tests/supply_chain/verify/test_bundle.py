@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,19 @@ def test_what_is_known_of_a_verified_bundle(forge: Forge) -> None:
     assert verified.statement.predicate_type == SIGNATURE
     assert verified.signer == Signer(IDENTITY, ISSUER)
     assert abs(verified.time - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("year", [1970, 2199])
+def test_this_machine_s_clock_plays_no_part(
+    forge: Forge, signed: Signed, year: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:
+            return cls(year, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("sigstore._utils.datetime", Clock)
+    BundleVerifier(forge.trust.root).verify(signed.bundles[SIGNATURE], SIGNER, "bundle")
 
 
 def test_zero_and_empty_may_be_left_out(forge: Forge, tmp_path: Path) -> None:
