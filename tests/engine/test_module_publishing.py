@@ -9,25 +9,36 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from pipelines.dagger_engine import BASE
+from pipelines.sources import PROJECT
 from supply_chain.beside import build_record_path, sbom_path
 from supply_chain.layout import Layout, open_layout
+from supply_chain.oci import DOCUMENT_LIMIT, parse_manifest
+from supply_chain.provenance import parse_provenance, read_build_record
+from supply_chain.referrer import BUNDLE_LIMIT
+from supply_chain.statement import PROVENANCE, SBOM
 from supply_chain.trust import Trust, init_embedded, load_trust, running
 from supply_chain.trust.documents import client_trust_config
 from supply_chain.trust.embedded.create import signing_config
 from supply_chain.verify.image import Verified, verify_image
 from supply_chain.verify.policy import signer_policy
 from supply_chain.verify.source import LayoutSource
-from tests.engine.module_copy import LOADING, dagger, run_dagger
+from tests.engine.module_copy import LOADING, TEST_BASE, dagger, run_dagger
 from tests.platform_client.webhook_server import WebhookServer, webhook_server
 from tests.supply_chain.publish.builds import built
 from tests.supply_chain.registry_server import RegistryServer, registry
@@ -35,6 +46,7 @@ from tests.supply_chain.signing.faulty import Reply, Request, serving
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(2 * LOADING)]
 
+RECIPE, COMMIT = PROJECT / "recipes" / "quick", "1f" * 20
 IDENTITY = "https://git.example/os/images/.gitea/workflows/image.yml@refs/heads/main"
 BEARER, QUERY, PASSWORD = "c4n4ry-request-token", "c4n4ry-query", "c4n4ry-password"
 
@@ -124,6 +136,71 @@ def test_sign_push_and_verify(place: Place, tmp_path: Path, monkeypatch: pytest.
     assert IDENTITY in refused
     assert "to do:" in refused
     assert "Traceback" not in refused
+
+
+@pytest.fixture
+def pool(warm_store: Path, tmp_path: Path) -> Path:
+    """What the local executor brought for the quick recipe, so that no file is downloaded twice."""
+    locks = (RECIPE / "lock.json").read_text() + (PROJECT / "stages" / "tools.lock").read_text()
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    for sha256 in set(re.findall(r'"([0-9a-f]{64})"', locks)):
+        blob = warm_store / "blobs" / "sha256" / sha256[:2] / sha256[2:]
+        if blob.is_file():
+            shutil.copyfile(blob, folder / sha256)
+    return folder
+
+
+@pytest.mark.sandbox
+@pytest.mark.network
+@pytest.mark.timeout(3600)
+def test_a_recipe_is_attested_as_the_command_attests_it(
+    place: Place, warm_store: Path, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, signed, sbom = tmp_path / "local", tmp_path / "signed", tmp_path / "sbom.json"
+    command = [sys.executable, "-m", "pipelines", "build", str(RECIPE), "--git-sha", COMMIT]
+    command += ["--store", str(warm_store), "--output", str(local)]
+    subprocess.run(command, cwd=PROJECT, check=True)
+    embedded = place.trust.embedded
+    assert embedded is not None
+    asked: list[datetime] = []
+
+    def forge(request: Request) -> Reply:
+        asked.append(datetime.now(UTC))
+        return Reply(200, json.dumps({"value": embedded.issue_token(IDENTITY)}).encode())
+
+    with serving(forge) as jobs:
+        monkeypatch.setenv("URL", f"{jobs.url}/idtoken")
+        monkeypatch.setenv("BEARER", BEARER)
+        call = ["call", "--base", TEST_BASE or BASE, "--pool", str(pool)]
+        words = ["--recipe", str(RECIPE), "--git-sha", COMMIT, *place.services]
+        words += ["--local", f"tcp://{urlsplit(jobs.url).netloc}"]
+        words += ["--request-url", "env://URL", "--request-token", "env://BEARER"]
+        dagger(place.module, *call, "sign", *words, "export", "--path", str(signed))
+    dagger(place.module, *call, "sbom", "--recipe", str(RECIPE), "export", "--path", str(sbom))
+
+    assert sbom.read_bytes() == sbom_path(local).read_bytes()
+    verified = place.verified(signed)
+    assert verified.digest == open_layout(local).image.digest
+    assert verified.git_sha == COMMIT
+    assert attested(signed, SBOM) == json.loads(sbom.read_bytes())
+    provenance = parse_provenance(attested(signed, PROVENANCE), "provenance")
+    assert provenance.build_definition == read_build_record(local).build_definition
+    assert len(asked) == 1
+    assert asked[0] >= datetime.fromisoformat(provenance.run_details.metadata.finished_on)
+
+
+def attested(folder: Path, kind: str) -> dict[str, Any]:
+    """The predicate of that type that hangs on a layout's image."""
+    layout = open_layout(folder)
+    for entry in layout.index.manifests[1:]:
+        manifest = parse_manifest(layout.read(entry, limit=DOCUMENT_LIMIT), "referrer")
+        envelope = json.loads(layout.read(manifest.layers[0], limit=BUNDLE_LIMIT))["dsseEnvelope"]
+        statement = json.loads(base64.b64decode(envelope["payload"]))
+        if statement["predicateType"] == kind:
+            predicate: dict[str, Any] = statement["predicate"]
+            return predicate
+    raise AssertionError(f"no {kind}")
 
 
 @pytest.fixture
