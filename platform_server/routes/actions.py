@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from platform_server.actions import ACTIONS, Action
+from platform_server import actions, ci_actions
+from platform_server.actions import Action
 from platform_server.api import Served, Success, errors, requires
 from platform_server.permissions import Caller
 
@@ -28,7 +29,7 @@ def _endpoint(action: Action) -> Callable[..., Awaitable[Any]]:
     return endpoint
 
 
-for _action in ACTIONS:
+for _action in (*actions.ACTIONS, *ci_actions.ACTIONS):
     router.add_api_route(
         f"/{_action.name}",
         _endpoint(_action),

@@ -105,7 +105,7 @@ async def create(caller: _Create, platform: Served, body: WebhookLabel) -> Succe
     row, secret = await platform.database.write(
         lambda on: webhooks.create(on, caller, platform.sealer, body.label, platform.clock())
     )
-    return _secret(platform, row, secret)
+    return Success(data=with_secret(platform, row, secret))
 
 
 @router.get("/{webhook_id}", responses=errors(401, 403, 404))
@@ -154,7 +154,7 @@ async def rotate(
     row, secret = await platform.database.write(
         lambda on: webhooks.rotate(on, caller, platform.sealer, webhook_id, overlap, platform.clock())
     )
-    return _secret(platform, row, secret)
+    return Success(data=with_secret(platform, row, secret))
 
 
 def webhook_url(platform: Platform, webhook_id: UUID) -> str:
@@ -166,14 +166,13 @@ def _one(row: Webhook) -> Success[WebhookData]:
     return Success(data=WebhookData(disk_image_webhook=WebhookView.model_validate(row)))
 
 
-def _secret(platform: Platform, row: Webhook, secret: str) -> Success[WebhookSecret]:
-    return Success(
-        data=WebhookSecret(
-            webhook_id=row.id,
-            label=row.label,
-            webhook_url=webhook_url(platform, row.id),
-            webhook_secret=secret,
-            note=_NOTE,
-            disk_image_webhook=WebhookView.model_validate(row),
-        )
+def with_secret(platform: Platform, row: Webhook, secret: str) -> WebhookSecret:
+    """A webhook with its secret, as it is answered when that is made."""
+    return WebhookSecret(
+        webhook_id=row.id,
+        label=row.label,
+        webhook_url=webhook_url(platform, row.id),
+        webhook_secret=secret,
+        note=_NOTE,
+        disk_image_webhook=WebhookView.model_validate(row),
     )

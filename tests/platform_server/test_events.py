@@ -84,3 +84,13 @@ def test_a_page_reads_as_many_rows_wherever_it_is(platform: Platform, clock: Clo
     assert plans
     for plan in plans:
         assert plan.startswith("SEARCH events USING INDEX") or "correlation" in plan
+
+
+def test_the_action_gives_recent_events(api: Api, other: Api, platform: Platform, clock: Clock) -> None:
+    _fill(platform, clock, 10)
+    asked = {"kind_prefix": "system.disk_image_published", "limit": 3}
+    found = api.post("/actions/recent_events", asked)
+    assert [each["payload"]["number"] for each in found["events"]] == [9, 8, 7]
+    assert found["count"] == 3
+    assert "limit" in api.error(422, "POST", "/actions/recent_events", json={"limit": 0})
+    assert other.post("/actions/recent_events", {}) == {"events": [], "count": 0}

@@ -7,6 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from platform_server.permissions import Caller
+from platform_server.reverify import process
 from platform_server.settings import Registries, Settings
 from platform_server.state_folder import Platform
 from platform_server.states import Transition, move
@@ -17,6 +19,11 @@ from tests.platform_server.clock import Clock
 from tests.platform_server.verifying import Trial
 
 PROCESS = "/worker_api/disk_image_publications/process"
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(workers=0, registries=Registries(plain_http=True))
 
 
 @pytest.fixture
@@ -96,27 +103,15 @@ def test_a_worker_without_a_token_is_401(api: Api, make: Any) -> None:
     api.with_token(None).error(401, "POST", PROCESS, json={"publication_id": make()})
 
 
-class TestVerified:
-    """With real verification."""
-
-    @pytest.fixture
-    def settings(self) -> Settings:
-        return Settings(registries=Registries(plain_http=True))
-
-    def test_what_failed_for_want_of_a_policy_is_published_once_there_is_one(
-        self, trial: Trial, clock: Clock
-    ) -> None:
-        from platform_server.permissions import Caller
-        from platform_server.reverify import process
-
-        trial.images.push()
-        policy = trial.platform_row().cosign_identity_regexp
-        trial.change(cosign_identity_regexp=None)
-        trial.refused("no_trust_policy")
-        trial.change(cosign_identity_regexp=policy)
-        (failed,) = trial.read(lambda on: list(on.query(Publication)))
-        caller = Caller(failed.account_id, "admin", ["*"])
-        trial.write(lambda on: process(on, caller, failed.id, clock()))
-        assert trial.work()
-        row = trial.row(failed.id)
-        assert (row.status, row.error_message) == ("published", None)
+def test_what_failed_for_want_of_a_policy_is_published_once_there_is_one(trial: Trial, clock: Clock) -> None:
+    trial.images.push()
+    policy = trial.platform_row().cosign_identity_regexp
+    trial.change(cosign_identity_regexp=None)
+    trial.refused("no_trust_policy")
+    trial.change(cosign_identity_regexp=policy)
+    (failed,) = trial.read(lambda on: list(on.query(Publication)))
+    caller = Caller(failed.account_id, "admin", ["*"])
+    trial.write(lambda on: process(on, caller, failed.id, clock()))
+    assert trial.work()
+    row = trial.row(failed.id)
+    assert (row.status, row.error_message) == ("published", None)

@@ -129,3 +129,23 @@ def test_the_list_is_paged_newest_first(api: Api) -> None:
     rest = api.get("/disk_image_webhooks", limit=3, before=first["meta"]["next"])
     assert [row["id"] for row in first["disk_image_webhooks"] + rest["disk_image_webhooks"]] == made[::-1]
     assert (first["meta"]["count"], rest["meta"]["count"], rest["meta"]["next"]) == (3, 2, None)
+
+
+def test_the_actions_provision_and_list(api: Api, other: Api) -> None:
+    made = api.post("/actions/provision_disk_image_webhook", {"label": "CI"})
+    assert made["webhook_secret"].startswith("pndis_")
+    base = {"label": "outside", "platform_api_base": "https://platform.example/"}
+    outside = api.post("/actions/provision_disk_image_webhook", base)
+    assert outside["webhook_url"] == (
+        f"https://platform.example/api/v1/system/webhooks/disk_image/built/{outside['webhook_id']}"
+    )
+    for wrong in ("javascript:x", "https://user@host", "https://host?x=1", "https://a b"):
+        body = {"label": "x", "platform_api_base": wrong}
+        assert "platform_api_base" in api.error(
+            422, "POST", "/actions/provision_disk_image_webhook", json=body
+        )
+    listed = api.post("/actions/system_list_disk_image_webhooks", {})
+    assert [each["label"] for each in listed["webhooks"]] == ["outside", "CI"]
+    assert listed["count"] == 2
+    assert made["webhook_secret"] not in str(listed)
+    assert other.post("/actions/system_list_disk_image_webhooks", {}) == {"webhooks": [], "count": 0}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
-from platform_server.permissions import Caller, Permission
+from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
 from platform_server.tables import Account, Worker, WorkerRole
 from platform_server.tokens import WORKER_PREFIX, digest_of, new_token
-from platform_server.workers import terminate
 from tests.platform_server.api import Api
 from tests.platform_server.clock import Clock
 from tests.platform_server.conftest import Made
@@ -77,17 +76,24 @@ def test_a_worker_of_another_role_is_none_here(api: Api, service: str) -> None:
         assert "not a ci_worker" in api.error(404, method, f"/ci_workers/{service}{path}")
 
 
-def test_the_action_refuses_a_worker_of_another_role(platform: Platform, service: str, clock: Clock) -> None:
-    from uuid import UUID
+def test_the_actions_provision_list_and_terminate(api: Api, other: Api, service: str) -> None:
+    made = api.post("/actions/system_provision_ci_worker", {"name": "runner", "description": "builds"})
+    assert made["token_plaintext"].startswith("swt_")
+    assert made["note"]
+    other.post("/actions/system_provision_ci_worker", {"name": "theirs"})
+    listed = api.post("/actions/system_list_ci_workers", {})
+    assert listed == {"ci_workers": [made["ci_worker"]], "workers": [made["ci_worker"]], "count": 1}
+    worker = made["ci_worker"]["id"]
+    terminate = "/actions/system_terminate_ci_worker"
+    other.error(404, "POST", terminate, json={"worker_id": worker})
+    assert api.post(terminate, {"id": worker}) == {"revoked": True, "worker_id": worker}
+    assert api.post(terminate, {"worker_id": worker}) == {"revoked": True, "worker_id": worker}
+    api.with_token(made["token_plaintext"]).error(401, "POST", INITIATE, json={})
 
-    from platform_server.errors import Missing
 
-    def end(on):  # type: ignore[no-untyped-def]
-        account = on.scalars(select(Account.id)).first()
-        return terminate(on, Caller(account, "admin", ["*"]), UUID(service), clock())
-
-    with pytest.raises(Missing, match="not a ci_worker"):
-        platform.database.write_now(end)
+def test_the_action_refuses_a_worker_of_another_role(api: Api, service: str) -> None:
+    error = api.error(404, "POST", "/actions/system_terminate_ci_worker", json={"worker_id": service})
+    assert "not a ci_worker" in error
 
 
 def test_other_accounts_workers_are_not_there(api: Api, other: Api) -> None:
