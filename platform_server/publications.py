@@ -53,6 +53,8 @@ def listing(
 
 def defaults(session: Session, rows: Sequence[Publication]) -> frozenset[UUID]:
     """Those of the rows that their platforms give to new nodes."""
+    if not rows:
+        return frozenset()
     platforms = {row.node_platform_id for row in rows}
     found = session.scalars(
         select(NodePlatform.default_publication_id).where(

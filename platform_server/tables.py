@@ -298,7 +298,7 @@ class Delivery(Base):
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         UniqueConstraint("webhook_id", "delivery_key"),
-        Index(None, "webhook_id", "body_sha256"),
+        Index(None, "webhook_id", "body_sha256", "created_at"),
         Index(None, "created_at"),
     )
 

@@ -322,7 +322,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_webhook_deliveries_created_at", "webhook_deliveries", ["created_at"])
     op.create_index(
-        "ix_webhook_deliveries_webhook_id_body_sha256", "webhook_deliveries", ["webhook_id", "body_sha256"]
+        "ix_webhook_deliveries_webhook_id_body_sha256_created_at",
+        "webhook_deliveries",
+        ["webhook_id", "body_sha256", "created_at"],
     )
     # The two tables refer to each other.
     with op.batch_alter_table("node_platforms") as batch:
