@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from platform_server.identifiers import new_id
@@ -69,19 +69,16 @@ def put_back(session: Session, lease: Lease, at: datetime, error: str) -> None:
     job.lease, job.available_at, job.last_error = None, at, error
 
 
+def release(session: Session, lease: Lease, at: datetime) -> None:
+    """Give the job up, as if it had never been claimed. Raises LeaseLost."""
+    job = _held(session, lease)
+    job.lease, job.available_at = None, at
+    job.attempts -= 1
+
+
 def finish(session: Session, lease: Lease) -> None:
     """Remove the job, in the transaction that writes its outcome. Raises LeaseLost."""
     session.delete(_held(session, lease))
-
-
-def depth(session: Session) -> int:
-    """How many jobs there are."""
-    return session.scalar(select(func.count(Job.id))) or 0
-
-
-def next_due(session: Session) -> datetime | None:
-    """When the next job is or becomes due."""
-    return session.scalar(select(func.min(Job.available_at)))
 
 
 def _held(session: Session, lease: Lease) -> Job:

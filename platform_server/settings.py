@@ -78,6 +78,8 @@ class Settings:
     # a trust that signatures are verified with; without one nothing can be verified
     trust: Path | None = None
     workers: int = 1
+    # addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
+    proxies: tuple[str, ...] = ()
     limits: Limits = Limits()
     schedule: Schedule = Schedule()
     registries: Registries = Registries()

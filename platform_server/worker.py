@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -89,6 +90,11 @@ async def work(platform: Platform, verifier: Verifier) -> bool:
             )
     except LeaseLost:
         log.warning("publication %s: another worker has it now", lease.publication_id)
+    except anyio.get_cancelled_exc_class():
+        # The platform is being stopped: whoever starts next goes on at once.
+        with anyio.CancelScope(shield=True), suppress(LeaseLost):
+            await write(lambda on: queue.release(on, lease, clock()))
+        raise
     return True
 
 

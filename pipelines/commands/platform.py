@@ -60,6 +60,7 @@ def _serve(args: Namespace) -> int:
         public_url=(args.public_url or url).rstrip("/"),
         trust=trust,
         workers=args.workers,
+        proxies=tuple(args.proxy or ()),
         registries=Registries(
             trusted=tuple(check_trusted(each, "--trusted-registry") for each in args.trusted_registry or ()),
             private=tuple(check_trusted(each, "--private-registry") for each in args.private_registry or ()),

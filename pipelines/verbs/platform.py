@@ -29,6 +29,12 @@ def declare(verbs: Verbs) -> None:
         "--public-url", metavar="URL", help="where others reach it (else http://HOST:PORT): webhooks' URLs"
     )
     serve.add_argument(
+        "--proxy",
+        action="append",
+        metavar="ADDRESS",
+        help="believe this proxy's X-Forwarded-For: rates are per address; repeatable",
+    )
+    serve.add_argument(
         "--trust",
         type=Path,
         metavar="DIR|FILE",

@@ -25,7 +25,9 @@ from platform_server.states import Transition, move
 from platform_server.tables import Delivery, Job, Publication
 from tests.platform_server.api import Api, Pipeline, plain, standard
 from tests.platform_server.clock import Clock
+from tests.platform_server.conftest import Made
 from tests.platform_server.rows import verified
+from tests.platform_server.serving import serving
 
 SHA = "a" * 40
 DIGEST = f"{1:064x}"
@@ -403,6 +405,23 @@ def test_too_many_deliveries_are_429(platform: Platform, pipeline: Pipeline) -> 
 def test_too_many_refused_deliveries_are_429(pipeline: Pipeline) -> None:
     statuses = [pipeline.send(b"{}", {"x-powernode-signature": "0"}).status_code for _ in range(51)]
     assert statuses == [401] * 50 + [429]
+
+
+@pytest.mark.parametrize("believed", [False, True])
+def test_addresses_behind_a_proxy_are_told_apart_if_it_is_believed(
+    made: Made, settings: Settings, clock: Clock, believed: bool
+) -> None:
+    """Else anyone could have any address."""
+    limited = replace(settings, proxies=("127.0.0.1",) if believed else ())
+    platform = open_platform(made.folder, limited, clock)
+    statuses = []
+    with serving(platform) as (host, port):
+        path = f"http://{host}:{port}/api/v1/system/webhooks/disk_image/built/{new_id()}"
+        for number in range(51):
+            headers = {"x-forwarded-for": f"198.51.100.{number}"}
+            statuses.append(httpx.post(path, headers=headers, trust_env=False).status_code)
+    platform.database.close()
+    assert statuses == [404] * 50 + [404 if believed else 429]
 
 
 def test_deliveries_are_kept_whole_or_not_at_all(

@@ -206,7 +206,7 @@ def test_a_registry_that_stays_away_ends_in_a_failure_that_says_so(trial: Trial,
     for _ in range(4):
         assert trial.work()
         assert not trial.work(), "it waits"
-        due = trial.read(queue.next_due)
+        due = trial.due()
         assert due is not None
         waits.append((due - clock()).total_seconds())
         clock.time = due
@@ -303,10 +303,10 @@ def test_a_lease_is_renewed_while_the_work_goes_on(
     )
 
     async def slow(*arguments: Any) -> Verified:
-        first = trial.read(queue.next_due)
+        first = trial.due()
         clock.pass_by(seconds=1)
-        await anyio.to_thread.run_sync(wait_for, lambda: trial.read(queue.next_due) != first)
-        due.append((first, trial.read(queue.next_due)))
+        await anyio.to_thread.run_sync(wait_for, lambda: trial.due() != first)
+        due.append((first, trial.due()))
         return await real(*arguments)
 
     anyio.run(worker.work, platform, slow)
@@ -315,6 +315,26 @@ def test_a_lease_is_renewed_while_the_work_goes_on(
     assert first is not None
     assert renewed is not None
     assert renewed - first >= timedelta(seconds=1)
+
+
+def test_a_worker_that_is_stopped_leaves_its_job_for_the_next_at_once(trial: Trial, clock: Clock) -> None:
+    trial.images.push()
+    publication_id = trial.report()
+
+    async def stopped() -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def verifier(*_: object) -> Verified:
+                tasks.cancel_scope.cancel()
+                await anyio.sleep_forever()
+                raise AssertionError
+
+            tasks.start_soon(worker.work, trial.platform, verifier)
+
+    for _ in range(trial.platform.settings.schedule.attempts + 1):
+        anyio.run(stopped)
+    assert trial.work()
+    assert trial.row(publication_id).status is Status.PUBLISHED
 
 
 def test_work_ends_when_its_lease_is_lost(trial: Trial, settings: Settings) -> None:

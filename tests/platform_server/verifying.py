@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 import anyio
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from platform_server import deliveries, worker
 from platform_server.identifiers import new_id
 from platform_server.state_folder import Platform
-from platform_server.tables import Event, NodePlatform, Publication, Webhook
+from platform_server.tables import Event, Job, NodePlatform, Publication, Webhook
 from platform_server.verifier import Verifier, verifier_of
 from tests.platform_server.clock import Clock
 from tests.platform_server.images import Images
@@ -77,6 +78,10 @@ class Trial:
         assert row.error_message is not None
         assert row.error_message.startswith(f"{reason}: "), row.error_message
         return row.error_message
+
+    def due(self) -> datetime | None:
+        """When the next job is or becomes due."""
+        return self.read(lambda on: on.scalar(select(func.min(Job.available_at))))
 
     def exhausted(self, oci_ref: str | None = None) -> str:
         """The error of an image that no attempt came to a verdict about."""
