@@ -215,6 +215,8 @@ def as_user(tools: Path) -> Iterator[Runner]:
         with tempfile.TemporaryDirectory() as folder:
             yield Runner((), Path(folder), ROOT, tools)
         return
+    # a run that was killed leaves its own
+    subprocess.run(["userdel", "--remove", USER], stderr=subprocess.DEVNULL)
     subprocess.run(["useradd", "--create-home", USER], check=True)
     try:
         home = Path(pwd.getpwnam(USER).pw_dir)

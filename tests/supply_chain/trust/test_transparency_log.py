@@ -6,11 +6,12 @@ import base64
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from supply_chain.trust import Trust
+from supply_chain.trust import Trust, init_embedded, load_trust, running
 from supply_chain.trust.certificates import spki
 from supply_chain.trust.checkpoint import read_checkpoint
 from supply_chain.trust.embedded.merkle import MerkleTree, leaf_hash, node_hash
@@ -30,6 +31,19 @@ ORIGIN = "log.disk-image.internal"
 def url(embedded_trust: Trust) -> str:
     assert embedded_trust.config is not None
     return embedded_trust.config.ca_urls[0].url
+
+
+@pytest.fixture(scope="module")
+def young(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A log of its own, so that it has fewer entries than a tile."""
+    folder = tmp_path_factory.mktemp("young") / "trust"
+    init_embedded(folder)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(running(load_trust(folder))) as trust,
+    ):
+        assert trust.config is not None
+        yield trust.config.ca_urls[0].url
 
 
 def b64(content: bytes) -> str:
@@ -181,7 +195,8 @@ def test_what_is_no_entry_is_refused(url: str, body: bytes) -> None:
     assert add(url, body).status_code == 400
 
 
-def test_its_tiles_lead_to_its_checkpoint(url: str) -> None:
+def test_its_tiles_lead_to_its_checkpoint(young: str) -> None:
+    url = young
     for number in range(5):
         add(url, entry(b"tile %d" % number))
     checkpoint = read_checkpoint(httpx.get(f"{url}/api/v2/checkpoint").text, url)
@@ -216,5 +231,5 @@ def test_its_tiles_lead_to_its_checkpoint(url: str) -> None:
         "..%2f",
     ],
 )
-def test_tiles_that_are_not_there(url: str, path: str) -> None:
-    assert httpx.get(f"{url}/api/v2/tile/{path}").status_code == 404
+def test_tiles_that_are_not_there(young: str, path: str) -> None:
+    assert httpx.get(f"{young}/api/v2/tile/{path}").status_code == 404
