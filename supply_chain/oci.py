@@ -120,6 +120,14 @@ def parse_object(content: bytes, what: str) -> dict[str, Any]:
     return loaded
 
 
+def broken_rule(error: ValidationError, what: str, hint: str) -> InvalidDocument:
+    """The error for the document `what`, naming the first field that breaks a rule, and what is there."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    found = "" if first["type"] in ("missing", "extra_forbidden") else f" (found {first['input']!a:.100})"
+    return InvalidDocument(f"{what}: {field}: {first['msg']}{found}", hint)
+
+
 def describe(content: bytes, media_type: str, **fields: Any) -> Descriptor:
     """The descriptor of `content`."""
     return Descriptor(media_type=media_type, digest=digest_of(content), size=len(content), **fields)

@@ -19,7 +19,7 @@ from pipelines.definition import Json, canonical_json
 from supply_chain.beside import REBUILD, build_record_path, read_beside
 from supply_chain.errors import InvalidDocument, LayoutError
 from supply_chain.layout import open_layout
-from supply_chain.oci import DOCUMENT_LIMIT, Digest, parse_object
+from supply_chain.oci import DOCUMENT_LIMIT, Digest, broken_rule, parse_object
 
 # Raised when the meaning of a parameter changes.
 BUILD_TYPE: Final = "https://powernode.org/disk-image-ci/image/v1"
@@ -233,9 +233,4 @@ def _validated(model: type[_Read], loaded: Mapping[str, Any], what: str, hint: s
     try:
         return model.model_validate(loaded, by_name=False)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        found = (
-            "" if first["type"] in ("missing", "extra_forbidden") else f" (found {first['input']!a:.100})"
-        )
-        raise InvalidDocument(f"{what}: {field}: {first['msg']}{found}", hint) from None
+        raise broken_rule(error, what, hint) from None

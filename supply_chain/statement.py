@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipelines.definition import Json, canonical_json
 from supply_chain.errors import InvalidDocument
-from supply_chain.oci import Digest, parse_object
+from supply_chain.oci import Digest, broken_rule, parse_object
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 SIGNATURE = "https://sigstore.dev/cosign/sign/v1"
@@ -100,9 +100,4 @@ def parse_statement(content: bytes, what: str) -> Statement:
     except InvalidDocument as error:
         raise InvalidDocument(error.what, _HINT) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        found = (
-            "" if first["type"] in ("missing", "extra_forbidden") else f" (found {first['input']!a:.100})"
-        )
-        raise InvalidDocument(f"{what}: {field}: {first['msg']}{found}", _HINT) from None
+        raise broken_rule(error, what, _HINT) from None
