@@ -174,6 +174,8 @@ def _published_beside(row: Publication) -> tuple[ColumnElement[bool], ...]:
         Publication.id != row.id,
         Publication.status.in_(KEPT),
         Publication.published_at.is_not(None),
+        # one that is being deleted is no image to point to
+        Publication.purge_started_at.is_(None),
     )
 
 

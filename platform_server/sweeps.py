@@ -76,15 +76,16 @@ async def sweep_account(
     }
 
 
-async def sweep_everything(platform: Platform, *, dry_run: bool = False) -> Mapping[UUID, Swept]:
-    """Sweep every platform of every account; one that fails stops no other."""
+async def sweep_everything(platform: Platform, *, dry_run: bool = False) -> Mapping[UUID, Swept | None]:
+    """Sweep every platform of every account. One that fails stops no other: it is logged, and None."""
     grace = platform.settings.schedule.grace
-    swept: dict[UUID, Swept] = {}
+    swept: dict[UUID, Swept | None] = {}
     for each in await platform.database.read(lambda on: on.scalars(select(NodePlatform.id)).all()):
         try:
             swept[each] = await sweep(platform, each, grace, dry_run=dry_run)
         except Exception:
             log.exception("the sweep of node platform %s was cut off", each)
+            swept[each] = None
     return swept
 
 

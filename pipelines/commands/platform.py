@@ -8,10 +8,16 @@ import os
 import sys
 from argparse import Namespace
 from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from platform_server.settings import Registries
 
 
 def run(args: Namespace) -> int:
@@ -24,7 +30,14 @@ def run(args: Namespace) -> int:
             f"the platform needs the package {error.name}", "pip install 'disk-image-ci[platform]'"
         ) from None
     del fastapi
-    return {"init": _init, "serve": _serve, "token": _token, "migrate": _migrate}[args.action](args)
+    actions = {
+        "init": _init,
+        "serve": _serve,
+        "token": _token,
+        "migrate": _migrate,
+        "retention": _retention,
+    }
+    return actions[args.action](args)
 
 
 def _init(args: Namespace) -> int:
@@ -43,13 +56,11 @@ def _init(args: Namespace) -> int:
 
 
 def _serve(args: Namespace) -> int:
-    from platform_server.node_platforms import check_trusted
     from platform_server.serve import listen, serve
-    from platform_server.settings import Registries, Settings
+    from platform_server.settings import Settings
     from platform_server.state_folder import open_platform
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    _log()
     listening = listen(args.host, args.port)
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{host}:{listening.getsockname()[1]}"
@@ -61,12 +72,7 @@ def _serve(args: Namespace) -> int:
         trust=trust,
         workers=args.workers,
         proxies=tuple(args.proxy or ()),
-        registries=Registries(
-            trusted=tuple(check_trusted(each, "--trusted-registry") for each in args.trusted_registry or ()),
-            private=tuple(check_trusted(each, "--private-registry") for each in args.private_registry or ()),
-            plain_http=args.plain_http,
-            ca_file=args.ca_file,
-        ),
+        registries=_registries(args),
     )
     platform = open_platform(args.state, settings)
 
@@ -77,6 +83,49 @@ def _serve(args: Namespace) -> int:
 
     serve(platform, listening, started)
     return 0
+
+
+def _retention(args: Namespace) -> int:
+    import anyio
+
+    from platform_server import sweeps
+    from platform_server.settings import Settings
+    from platform_server.state_folder import open_platform
+
+    _log()
+    platform = open_platform(args.state, Settings(registries=_registries(args)))
+    with closing(platform.database):
+        swept = anyio.run(partial(sweeps.sweep_everything, platform, dry_run=args.dry_run))
+    done = {platform_id: each for platform_id, each in swept.items() if each is not None}
+    if args.json:
+        counts = {str(platform_id): asdict(each) for platform_id, each in done.items()}
+        print(json.dumps({"dry_run": args.dry_run, "per_platform": counts}))
+    else:
+        would = "would be " if args.dry_run else ""
+        for platform_id, each in done.items():
+            print(
+                f"{platform_id}: {each.retired + each.stuck_retired} {would}retired, "
+                f"{each.purged} {would}purged, {each.blocked} blocked"
+            )
+    # what is blocked is logged, and in the list of publications
+    return 0 if len(done) == len(swept) and not any(each.blocked for each in done.values()) else 1
+
+
+def _registries(args: Namespace) -> Registries:
+    from platform_server.node_platforms import check_trusted
+    from platform_server.settings import Registries
+
+    return Registries(
+        trusted=tuple(check_trusted(each, "--trusted-registry") for each in args.trusted_registry or ()),
+        private=tuple(check_trusted(each, "--private-registry") for each in args.private_registry or ()),
+        plain_http=args.plain_http,
+        ca_file=args.ca_file,
+    )
+
+
+def _log() -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
 
 
 def _token(args: Namespace) -> int:

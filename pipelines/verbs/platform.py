@@ -17,9 +17,10 @@ def declare(verbs: Verbs) -> None:
     )
     platform.add_argument(
         "action",
-        choices=("init", "serve", "token", "migrate"),
+        choices=("init", "serve", "token", "migrate", "retention"),
         help="init: make a platform and its administrator's token; serve: answer webhooks and operators, "
-        "and verify; token: make another token; migrate: bring the database to this program's schema",
+        "and verify; token: make another token; migrate: bring the database to this program's schema; "
+        "retention: retire and purge what need not be kept, as serve does daily",
     )
     platform.add_argument("--state", type=Path, required=True, metavar="DIR", help="the platform's folder")
     serve = platform.add_argument_group("serve")
@@ -40,23 +41,28 @@ def declare(verbs: Verbs) -> None:
         metavar="DIR|FILE",
         help="what images are verified with (else DISK_IMAGE_TRUST); without one every image is refused",
     )
-    serve.add_argument(
+    serve.add_argument("--workers", type=int, default=1, metavar="N", help="verifications side by side")
+    asked = platform.add_argument_group("serve, retention", "which registries are asked, and how")
+    asked.add_argument(
         "--trusted-registry",
         action="append",
         metavar="HOST[:PORT][/PATH]",
         help="take images from there for every node platform; repeatable",
     )
-    serve.add_argument(
+    asked.add_argument(
         "--private-registry",
         action="append",
         metavar="HOST[:PORT]",
         help="this host may have a private address; repeatable",
     )
-    serve.add_argument("--plain-http", action="store_true", help="for registries on this machine only")
-    serve.add_argument(
+    asked.add_argument("--plain-http", action="store_true", help="for registries on this machine only")
+    asked.add_argument(
         "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
     )
-    serve.add_argument("--workers", type=int, default=1, metavar="N", help="verifications side by side")
+    retention = platform.add_argument_group("retention")
+    retention.add_argument(
+        "--dry-run", action="store_true", help="count what would be retired and purged, and change nothing"
+    )
     token = platform.add_argument_group("token", "a user's token; user and account are made if they are new")
     token.add_argument("--account", default="default", metavar="NAME", help="whose images (default)")
     token.add_argument("--user", default="admin", metavar="NAME", help="whose token (admin)")
