@@ -19,8 +19,6 @@ FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 def command_line() -> str:
     """Every verb's help."""
     os.environ["COLUMNS"] = "100"
-    top = parser()
-    (verbs,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
     parts = [
         "# Command line\n",
         (
@@ -28,9 +26,18 @@ def command_line() -> str:
             "Progress goes to standard error.\n"
         ),
     ]
-    for name, verb in verbs.choices.items():
+    for name, verb in _verbs("", parser()):
         parts.append(f"## {name}\n\n```text\n{verb.format_help().rstrip()}\n```\n")
     return "\n".join(parts)
+
+
+def _verbs(before: str, top: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every verb below, and every action of a verb that has some."""
+    for action in top._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, verb in action.choices.items():
+                yield f"{before}{name}", verb
+                yield from _verbs(f"{before}{name} ", verb)
 
 
 def recipe() -> str:

@@ -1,29 +1,45 @@
-"""The verb that runs the embedded platform."""
+"""The verb that runs the embedded platform: an action each for what is done with one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.verbs.arguments import Verbs, verb
+from pipelines.verbs.arguments import Parser, Verbs, verb
 
 
 def declare(verbs: Verbs) -> None:
     """platform."""
-    platform = verb(
-        verbs,
+    platform = verbs.add_parser(
         "platform",
-        "set up and serve the embedded platform, which verifies and publishes images",
-        "disk-image platform init --state platform --json && disk-image platform serve --state platform",
+        help="set up and serve the embedded platform, which verifies and publishes images",
+        description="Set up and serve the embedded platform, which verifies and publishes images.",
     )
-    platform.add_argument(
-        "action",
-        choices=("init", "serve", "token", "migrate", "retention"),
-        help="init: make a platform and its administrator's token; serve: answer webhooks and operators, "
-        "and verify; token: make another token; migrate: bring the database to this program's schema; "
-        "retention: retire and purge what need not be kept, as serve does daily",
+    actions = platform.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _init(actions)
+    _serve(actions)
+    _token(actions)
+    _migrate(actions)
+    _retention(actions)
+
+
+def _action(actions: Verbs, name: str, does: str, example: str) -> Parser:
+    """An action with the folder that all of them work on; it runs `pipelines.commands.platform.<name>`."""
+    parser = verb(actions, name, does, f"disk-image platform {name} {example}", f"platform.{name}")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the platform's folder")
+    return parser
+
+
+def _init(actions: Verbs) -> None:
+    _action(actions, "init", "make a platform and its administrator's token", "--state platform --json")
+
+
+def _serve(actions: Verbs) -> None:
+    serve = _action(
+        actions,
+        "serve",
+        "answer webhooks and operators, and verify",
+        "--state platform --port 8000 --trust trust",
     )
-    platform.add_argument("--state", type=Path, required=True, metavar="DIR", help="the platform's folder")
-    serve = platform.add_argument_group("serve")
     serve.add_argument("--host", default="127.0.0.1", metavar="H", help="the address to listen on")
     serve.add_argument("--port", type=int, default=8000, metavar="P", help="0: any free one")
     serve.add_argument(
@@ -42,7 +58,49 @@ def declare(verbs: Verbs) -> None:
         help="what images are verified with (else DISK_IMAGE_TRUST); without one every image is refused",
     )
     serve.add_argument("--workers", type=int, default=1, metavar="N", help="verifications side by side")
-    asked = platform.add_argument_group("serve, retention", "which registries are asked, and how")
+    _registries(serve)
+
+
+def _token(actions: Verbs) -> None:
+    token = _action(
+        actions,
+        "token",
+        "make another token; user and account are made if they are new",
+        "--state platform --user dashboard --permission system.platforms.read",
+    )
+    token.add_argument("--account", default="default", metavar="NAME", help="whose images (default)")
+    token.add_argument("--user", default="admin", metavar="NAME", help="whose token (admin)")
+    token.add_argument(
+        "--permission",
+        action="append",
+        metavar="NAME",
+        help="system.platforms.read and so on; repeatable; * is every one (the default)",
+    )
+    token.add_argument("--revoke", action="store_true", help="revoke all of the user's tokens instead")
+
+
+def _migrate(actions: Verbs) -> None:
+    migrate = _action(actions, "migrate", "bring the database to this program's schema", "--state platform")
+    migrate.add_argument(
+        "--revision", default="head", metavar="NAME", help="another schema than this program's"
+    )
+
+
+def _retention(actions: Verbs) -> None:
+    retention = _action(
+        actions,
+        "retention",
+        "retire and purge what need not be kept, as serve does daily",
+        "--state platform --dry-run",
+    )
+    retention.add_argument(
+        "--dry-run", action="store_true", help="count what would be retired and purged, and change nothing"
+    )
+    _registries(retention)
+
+
+def _registries(parser: Parser) -> None:
+    asked = parser.add_argument_group("registries", "which are asked, and how")
     asked.add_argument(
         "--trusted-registry",
         action="append",
@@ -58,22 +116,4 @@ def declare(verbs: Verbs) -> None:
     asked.add_argument("--plain-http", action="store_true", help="for registries on this machine only")
     asked.add_argument(
         "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
-    )
-    retention = platform.add_argument_group("retention")
-    retention.add_argument(
-        "--dry-run", action="store_true", help="count what would be retired and purged, and change nothing"
-    )
-    token = platform.add_argument_group("token", "a user's token; user and account are made if they are new")
-    token.add_argument("--account", default="default", metavar="NAME", help="whose images (default)")
-    token.add_argument("--user", default="admin", metavar="NAME", help="whose token (admin)")
-    token.add_argument(
-        "--permission",
-        action="append",
-        metavar="NAME",
-        help="system.platforms.read and so on; repeatable; * is every one (the default)",
-    )
-    token.add_argument("--revoke", action="store_true", help="revoke all of the user's tokens instead")
-    migrate = platform.add_argument_group("migrate")
-    migrate.add_argument(
-        "--revision", default="head", metavar="NAME", help="another schema than this program's"
     )
