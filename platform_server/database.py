@@ -131,7 +131,7 @@ class Database:
         mine = _Waiting(work)
         self._waiting.append(mine)
         with self._turn:
-            if not mine.done:
+            while not mine.done:
                 self._run([self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))])
         return mine.result()
 

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
+from platform_server.database import GROUP, _Waiting
 from platform_server.state_folder import Platform, open_platform
 from platform_server.tables import Account, NodePlatform
 from tests.platform_server.clock import Clock
@@ -65,6 +66,12 @@ def test_a_busy_database_is_tried_again_and_a_broken_rule_is_not(platform: Platf
     with pytest.raises(IntegrityError):
         platform.database.write_now(twice)
     assert runs == ["busy", "busy", "twice"]
+
+
+def test_whoever_gets_the_turn_before_a_whole_group_still_does_its_own_work(platform: Platform) -> None:
+    """Locks are not fair: this one came last, and is let in first."""
+    platform.database._waiting.extend(_Waiting(lambda on: "another's") for _ in range(GROUP))
+    assert platform.database.write_now(lambda on: "mine") == "mine"
 
 
 def test_references_are_enforced(platform: Platform, clock: Clock) -> None:
