@@ -4,6 +4,7 @@ OpenAPI documents, what the schema forbids is refused, and nothing is a 5xx, who
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 import schemathesis
 from schemathesis.checks import CheckFunction
@@ -165,3 +167,22 @@ def test_an_administrators_answers_about_what_is_there_are_as_documented(case: A
 @pytest.mark.parametrize("who", ["poor", "nobody"])
 def test_answers_to_who_may_not_ask_are_as_documented(case: Any, served: Served, who: str) -> None:
     _check(served, case, served.poor if who == "poor" else None)
+
+
+def test_what_becomes_of_a_delivery_is_as_documented(served: Served) -> None:
+    """Generated bodies never name the platform, so they are never accepted."""
+    served.restore()
+    operation = of_anything["/api/v1/system/webhooks/disk_image/built/{webhook_id}"]["POST"]
+    url = f"{served.url}/api/v1/system/webhooks/disk_image/built/{WEBHOOK}"
+    image = {"platform_slug": "debian", "oci_ref": "registry.example/os/debian:13", "git_sha": "a" * 40}
+    for fields, status in (
+        (image | {"sha256": "1" * 64}, 202),
+        (image | {"sha256": "1" * 64}, 200),
+        (image | {"sha256": "2" * 64}, 409),
+        (image | {"platform_slug": "router"}, 422),
+        (image | {"firmware_ref": "a" * 70_000}, 413),
+    ):
+        body = json.dumps(fields).encode()
+        answer = httpx.post(url, content=body, headers=plain(SECRET, body), trust_env=False)
+        assert answer.status_code == status, answer.text
+        operation.validate_response(answer)
