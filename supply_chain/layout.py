@@ -144,14 +144,19 @@ def read_index(folder: Path, document: Callable[[str], bytes]) -> oci.Index:
     return index
 
 
+def not_a_layout(folder: Path, part: str, error: OSError) -> LayoutError:
+    """The error for a folder without a part that every layout has."""
+    return LayoutError(
+        f"{folder}: not an OCI layout: {part}: {error.strerror or error}",
+        "name the folder that `disk-image build RECIPE --output LAYOUT` wrote",
+    )
+
+
 def _document(folder: Path, name: str) -> bytes:
     try:
         content = read_regular(folder / name, oci.DOCUMENT_LIMIT)
     except OSError as error:
-        raise LayoutError(
-            f"{folder}: not an OCI layout: {name}: {error.strerror or error}",
-            "name the folder that `disk-image build RECIPE --output LAYOUT` wrote",
-        ) from None
+        raise not_a_layout(folder, name, error) from None
     if len(content) > oci.DOCUMENT_LIMIT:
         raise LayoutError(
             f"{folder}/{name}: expected at most {oci.DOCUMENT_LIMIT} bytes, found more", REBUILD

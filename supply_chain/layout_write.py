@@ -3,20 +3,21 @@
 Readers, and a kill at any moment, find the index from before or the one from after: blobs are there and on
 disk before the index names them, and files come into being by rename(2). What is there is never written to,
 since a layout's files may be links into a store. The image stays the index's first manifest.
+
+Whoever writes the index holds the layout's folder for that moment. Signing and publishing, which take
+longer, hold another folder in it each: publishing signs, and signing writes.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from supply_chain.errors import LayoutError
-from supply_chain.files import read_regular, replace_file, sync_folder
-from supply_chain.layout import Layout, open_layout
+from supply_chain.files import locked, read_regular, replace_file, sync_folder
+from supply_chain.layout import Layout, not_a_layout, open_layout
 from supply_chain.oci import EMPTY_CONTENT, digest_of
 from supply_chain.referrer import Referrer
 
@@ -29,7 +30,8 @@ def hang(layout: Layout, referrers: Sequence[Referrer], *, replacing: Collection
     """
     folder = layout.folder
     try:
-        with _locked(folder):
+        # One writer at a time, so that none overwrites the other's entries.
+        with locked(folder, wait=True):
             now = open_layout(folder)
             if now.image.digest != layout.image.digest:
                 raise LayoutError(
@@ -67,14 +69,23 @@ def check_writable(layout: Layout) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time, so that none overwrites the other's entries."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+def alone(folder: Path, part: str, doing: str) -> Iterator[None]:
+    """Do with the layout in `folder` what nobody else does meanwhile: `doing`, as in "another process is …
+    it". What is locked is `part`, a folder that every layout has: no lock file is left behind, and a file
+    could be other layouts' too.
+
+    Raises LayoutError when somebody does it, or there is no such part.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / part, wait=False))
+        except BlockingIOError:
+            raise LayoutError(
+                f"{folder}: another process is {doing} it", "let it end, then run the same command again"
+            ) from None
+        except OSError as error:
+            raise not_a_layout(folder, part, error) from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _unwritable(folder: Path, error: OSError) -> LayoutError:

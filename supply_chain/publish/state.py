@@ -7,9 +7,7 @@ belongs to one image: that of another one, or one that can't be read, counts for
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines.definition import canonical_json
 from platform_client.signatures import DELIVERY_ID
 from supply_chain.beside import beside
-from supply_chain.errors import InvalidDocument, LayoutError
+from supply_chain.errors import InvalidDocument
 from supply_chain.files import read_regular, replace_file, sync_folder
+from supply_chain.layout_write import alone
 from supply_chain.oci import DOCUMENT_LIMIT, Digest, parse_object
 
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -113,21 +112,5 @@ class StateFile:
 @contextmanager
 def publishing(layout: Path) -> Iterator[StateFile]:
     """The state of a layout that nobody else publishes meanwhile. Raises LayoutError when somebody does."""
-    try:
-        # A file that every layout has, so that no lock file is left behind. Signing locks the folder itself.
-        marker = os.open(layout / "oci-layout", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise LayoutError(
-            f"{layout}: not an OCI layout: {error.strerror}",
-            "name the folder that `disk-image build RECIPE --output LAYOUT` wrote",
-        ) from None
-    try:
-        try:
-            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LayoutError(
-                f"{layout}: another process is publishing it", "let it end, then run the same command again"
-            ) from None
+    with alone(layout, "blobs/sha256", "publishing"):
         yield StateFile(layout)
-    finally:
-        os.close(marker)

@@ -1,6 +1,6 @@
 """`disk-image sign`: signature, SBOM and provenance of an image, beside it in its layout.
 
-1. The layout's image is read, and is its descriptor's bytes.
+1. Nobody else signs the layout. Its image is read, and is its descriptor's bytes.
 2. What `build` wrote beside the layout, the SBOM and the build record, is of this very image.
 3. The trust says where to sign, and a token who signs (signing/token_sources.py).
 4. If the layout holds the three statements already, by this signer and verified with this trust, that is
@@ -16,7 +16,8 @@ The image is not touched, and until 8 neither is the layout: after any failure t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import anyio
 from pipelines.definition import Json
 from supply_chain.errors import InvalidDocument, ServiceDown
 from supply_chain.layout import Layout, open_layout
-from supply_chain.layout_write import check_writable, hang
+from supply_chain.layout_write import alone, check_writable, hang
 from supply_chain.oci import parse_object
 from supply_chain.provenance import BuildRecord, complete, parse_provenance, read_build_record
 from supply_chain.referrer import write_referrer
@@ -88,20 +89,14 @@ async def sign_layout(
     Raises LayoutError, TrustError, TokenError, UsageError, SigningError, and ServiceDown when the same call
     later may succeed.
     """
-    layout = await anyio.to_thread.run_sync(_read_image, folder)  # (1)
-    parts = await anyio.to_thread.run_sync(_read_parts, layout)  # (2)
-    signing_config(trust)  # (3)
-    async with services(policy) as asking:
-        try:
-            with anyio.fail_after(deadline):
+    with alone(folder, "blobs", "signing"):  # (1)
+        layout = await anyio.to_thread.run_sync(_read_image, folder)  # (1)
+        parts = await anyio.to_thread.run_sync(_read_parts, layout)  # (2)
+        signing_config(trust)  # (3)
+        async with services(policy) as asking:
+            with _within(deadline, asking):
                 async with running(trust) as served:
                     return await _sign(layout, parts, served, asking, environment, token_file, identity)
-        except TimeoutError:
-            waiting = f", the last of it waiting for the {asking.asking}" if asking.asking else ""
-            raise ServiceDown(
-                f"signing was not done after {deadline:.0f} s{waiting}",
-                "the image stays as it was built: run the same command again later",
-            ) from None
 
 
 async def is_signed_by(folder: Path, trust: Trust, signer: Signer) -> bool:
@@ -111,6 +106,19 @@ async def is_signed_by(folder: Path, trust: Trust, signer: Signer) -> bool:
     layout = await anyio.to_thread.run_sync(_read_image, folder)
     parts = await anyio.to_thread.run_sync(_read_parts, layout)
     return parts.are(signer, (await _bundles(layout, trust)).get(signer, {}))
+
+
+@contextmanager
+def _within(deadline: float, asking: Services) -> Iterator[None]:
+    try:
+        with anyio.fail_after(deadline):
+            yield
+    except TimeoutError:
+        waiting = f", the last of it waiting for the {asking.asking}" if asking.asking else ""
+        raise ServiceDown(
+            f"signing was not done after {deadline:.0f} s{waiting}",
+            "the image stays as it was built: run the same command again later",
+        ) from None
 
 
 async def _sign(

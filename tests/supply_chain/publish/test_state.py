@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,13 @@ def test_one_process_at_a_time(layout: Layout) -> None:
     ):
         raise AssertionError
     with publishing(layout.folder):
+        pass
+
+
+def test_layouts_that_share_their_files_are_published_side_by_side(layout: Layout, tmp_path: Path) -> None:
+    """As those of one store do: their files are links to it."""
+    other = shutil.copytree(layout.folder, tmp_path / "other", copy_function=os.link)
+    with publishing(layout.folder), publishing(other):
         pass
 
 

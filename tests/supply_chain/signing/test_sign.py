@@ -97,6 +97,31 @@ def test_nothing_is_signed_twice(tmp_path: Path, trust: Trust) -> None:
     assert ((layout.folder / "index.json").read_bytes(), entries(trust)) == (index, log)
 
 
+def test_three_who_sign_at_once_sign_once(tmp_path: Path, trust: Trust) -> None:
+    layout = built(tmp_path / "image")
+    ended: list[SignResult | LayoutError] = []
+
+    async def one() -> None:
+        try:
+            ended.append(await sign_layout(layout.folder, trust, {}, identity=BUILDER))
+        except LayoutError as error:
+            ended.append(error)
+
+    async def all_three() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(one)
+
+    anyio.run(all_three)
+    signed = [each for each in ended if isinstance(each, SignResult)]
+    refused = [each for each in ended if isinstance(each, LayoutError)]
+    assert [each.signed for each in signed] == [True]
+    assert {each.what for each in refused} == {f"{layout.folder}: another process is signing it"}
+    assert len(refused) == 2
+    assert len(open_layout(layout.folder).index.manifests) == 4
+    assert not sign(layout, trust, BUILDER).signed
+
+
 def entries(trust: Trust) -> tuple[int, int]:
     """How long the logs of an embedded trust are: the transparency log's and the certificate log's files."""
     size = [
