@@ -51,6 +51,8 @@ from supply_chain.verify.policy import signer_of, signer_policy
 
 _AUTHORITY, _LOG, _TIMESTAMPER = "certificate authority", "transparency log", "timestamp authority"
 _CHECK = "check that the trust is the one of these services: disk-image trust check"
+# What the service itself says it lacks, such as room on its disk; the token and the trust are fine.
+_MEND = "mend that where the service runs, then run the same command again: the image stays as it was built"
 
 
 async def open_signer(trust: Trust, token: IdentityToken, services: Services) -> Signer:
@@ -248,6 +250,8 @@ class _Timestamper(TimestampAuthorityClient):
 
 def _refused_token(where: str, token: IdentityToken, answer: Answer) -> SigningError:
     said = explanation(answer, (token.secret,))
+    if answer.status >= 500:
+        return SigningError(f"{where}: HTTP {answer.status}: {said}", _MEND)
     return SigningError(
         f"{where}: HTTP {answer.status}: {said} ({token.describe()})",
         f"if this issuer is to be trusted, add to Fulcio's oidc-issuers: {token.fulcio_line()}",
@@ -255,7 +259,8 @@ def _refused_token(where: str, token: IdentityToken, answer: Answer) -> SigningE
 
 
 def _refused(where: str, answer: Answer) -> SigningError:
-    return SigningError(f"{where}: HTTP {answer.status}: {explanation(answer)}", _CHECK)
+    hint = _MEND if answer.status >= 500 else _CHECK
+    return SigningError(f"{where}: HTTP {answer.status}: {explanation(answer)}", hint)
 
 
 @contextmanager

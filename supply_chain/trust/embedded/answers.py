@@ -36,9 +36,9 @@ class Refused(Exception):
 
     def answer(self) -> Answer:
         """The error as the real services' gRPC gateways write it: code 3 is INVALID_ARGUMENT, 5 NOT_FOUND,
-        16 UNAUTHENTICATED, 13 INTERNAL.
+        8 RESOURCE_EXHAUSTED, 16 UNAUTHENTICATED, 13 INTERNAL.
         """
-        code = {400: 3, 401: 16, 404: 5}.get(self.status, 13)
+        code = {400: 3, 401: 16, 404: 5, 507: 8}.get(self.status, 13)
         return as_json({"code": code, "message": self.message, "details": []}, self.status)
 
 

@@ -14,6 +14,7 @@ head is damaged and is not served.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -37,6 +38,10 @@ _FRAME = struct.Struct(">II32s")
 _PATIENCE = 10.0
 # Larger than any entry that a service lets in; a longer length is damage.
 ENTRY_LIMIT = 1 << 20
+
+
+class DiskFull(TrustError):
+    """There is no room for another entry; what was told to callers is on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +150,10 @@ class LogFile:
                 self._catch_up(entries)
                 yield entries
         except OSError as error:
-            raise TrustError(
-                f"{error.filename or self._folder}: {error.strerror}", "make room, or give its owner access"
-            ) from None
+            what = f"{error.filename or self._folder}: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(what, "make room there") from None
+            raise TrustError(what, "give its owner access") from None
 
     def _lock(self, file: BinaryIO) -> None:
         deadline = time.monotonic() + _PATIENCE

@@ -18,6 +18,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from supply_chain.errors import TrustError
 from supply_chain.trust.embedded.answers import Answer, Refused, Request
+from supply_chain.trust.embedded.log_file import DiskFull
 
 HEADER_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024
@@ -96,7 +97,9 @@ def _answered(answer: Callable[[Request], Answer], request: Request) -> Answer:
     except Refused as refused:
         return refused.answer()
     except TrustError as error:
-        return Refused(f"{error.what}: {error.hint}", 500).answer()
+        # Nobody is to ask again, as after a 500, until there is room.
+        status = HTTPStatus.INSUFFICIENT_STORAGE if isinstance(error, DiskFull) else 500
+        return Refused(f"{error.what}: {error.hint}", status).answer()
     except Exception:
         _logger.exception("%s %s failed", request.method, request.path)
         return Refused("internal error", 500).answer()

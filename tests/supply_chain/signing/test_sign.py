@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from syrupy.assertion import SnapshotAssertion
 from pipelines.cli import main
 from pipelines.errors import UsageError
 from supply_chain.beside import build_record_path, sbom_path
-from supply_chain.errors import LayoutError, TokenError, TrustError
+from supply_chain.errors import LayoutError, SigningError, TokenError, TrustError
 from supply_chain.layout import Layout, open_layout
 from supply_chain.oci import DOCUMENT_LIMIT
 from supply_chain.referrer import read_referrer
@@ -148,6 +150,31 @@ def test_what_is_new_is_signed_and_takes_the_place_of_the_old(tmp_path: Path, tr
     assert not set(old.manifests.values()) & set(new.manifests.values())
     listed = [entry.digest for entry in open_layout(layout.folder).index.manifests[1:]]
     assert listed == [new.manifests[kind] for kind in KINDS]
+
+
+@pytest.mark.parametrize("log", ["ct", "log"])
+def test_a_full_disk_under_the_trust_is_said_and_then_it_is_signed(
+    tmp_path: Path, log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = built(tmp_path / "image")
+    init_embedded(tmp_path / "trust")
+    trust, folder = load_trust(tmp_path / "trust"), tmp_path / "trust" / "private" / log
+    sync, tried = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(folder / "entries"):
+            tried.append(descriptor)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SigningError) as refused:
+        sign(layout, trust)
+    assert f"{folder}: No space left on device: make room there" in refused.value.what
+    assert refused.value.hint.startswith("mend that where the service runs, then run the same command again")
+    assert len(tried) == 1
+    monkeypatch.undo()
+    assert sign(layout, trust).signed
 
 
 def test_other_signers_stay(tmp_path: Path, trust: Trust) -> None:
