@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from platform_server import sweeps, upload_files, worker
 from platform_server.api import documented
-from platform_server.errors import Refused, TooOften, shown
+from platform_server.errors import Refused, TooOften, Unavailable, shown
 from platform_server.limits import BodyLimits
 from platform_server.routes import (
     actions,
@@ -131,7 +131,9 @@ class LastResort:
 
 def answer_refused(request: Request, error: Refused) -> JSONResponse:
     """An error as every route answers it."""
-    headers = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, TooOften) else {}
+    headers = {}
+    if isinstance(error, TooOften | Unavailable):
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return _answer(error.status, error.what, error.hint, headers)

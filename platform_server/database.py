@@ -1,17 +1,19 @@
 """The database: connections, and units of work that are one transaction each.
 
 A unit of work is a function of a Session. It may run again when the database asks for that (another process
-wrote first), so it has no other effect than its transaction. What it returns outlives the session.
+wrote first, or the connection was lost), so it has no other effect than its transaction. What it returns
+outlives the session.
 
 On SQLite one transaction at a time writes, and holds the units of work that waited for it; readers see the
-state at their beginning (WAL). On a server database `SELECT … FOR UPDATE` does the same for the rows that
-matter: whoever changes a publication or what a platform boots holds that platform's row.
+state at their beginning (WAL). On PostgreSQL `SELECT … FOR UPDATE` does the same for the rows that matter:
+whoever changes a publication or what a platform boots holds that platform's row (see `postgres`).
+
+Several processes may work on one database. What they share is there and nowhere else.
 """
 
 from __future__ import annotations
 
 import random
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -22,24 +24,25 @@ from typing import Any, Generic, TypeVar, cast
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from platform_server import postgres, sqlite
+from platform_server.errors import StateError, Unavailable
 
 _Result = TypeVar("_Result")
 Work = Callable[[Session], _Result]
 
-# How long a writer waits for another process's transaction, in seconds.
-_BUSY = 10.0
+# How often a conflict is tried again, and for how many seconds a server that is away.
 _ATTEMPTS = 6
 _FIRST_WAIT = 0.02
-# Statements that a server database ends to keep transactions in an order (serialization failure, deadlock).
-_RETRY_STATES = frozenset({"40001", "40P01"})
-_WRITES = "platform_writes"
+_PATIENCE = 10.0
 READERS = 4
-# Units of work in one transaction.
+# Units of work side by side on PostgreSQL.
+WRITERS = 8
+# Units of work in one transaction on SQLite.
 GROUP = 64
 
 
@@ -60,15 +63,28 @@ class _Waiting(Generic[_Result]):
 
 
 class Database:
-    """One database by its URL. Methods may be called from any thread; the async ones don't block."""
+    """One database by its URL, `sqlite:///FILE` or `postgresql://…`.
+
+    Methods may be called from any thread; the async ones don't block. Raises StateError for a URL that can't
+    be read; methods raise Unavailable when a server stays away.
+    """
 
     def __init__(self, url: str) -> None:
-        self.engine = create_engine(url, pool_size=READERS + 1, max_overflow=0, pool_timeout=30)
-        self.is_sqlite = self.engine.dialect.name == "sqlite"
-        if self.is_sqlite:
-            event.listen(self.engine, "connect", _configure_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
-        self._writers = self.engine.execution_options(**{_WRITES: True})
+        self.url = url
+        self.server = None if url.startswith(sqlite.SCHEME) else postgres.Server(url)
+        if self.server is None:
+            self.name = url
+            self.engine = sqlite.engine(url, READERS + 1)
+            self._writers = self.engine.execution_options(**{sqlite.WRITES: True})
+            self._readers: Engine = self.engine
+        else:
+            self.name = self.server.name
+            self.engine = self.server.engine(READERS + WRITERS)
+            self._writers = self.engine.execution_options(isolation_level="READ COMMITTED")
+            self._readers = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        self.is_sqlite = self.server is None
         self._turn = threading.Lock()
         self._waiting: deque[_Waiting[Any]] = deque()
         # Each event loop has limiters of its own: the workers run on another one than the server.
@@ -76,55 +92,102 @@ class Database:
         self._writing: RunVar[anyio.CapacityLimiter] = RunVar("writing")
 
     async def read(self, work: Work[_Result]) -> _Result:
-        """Run `work` on a consistent view; what it writes is thrown away."""
+        """Run `work` on a consistent view; what it writes is thrown away, or refused."""
         limiter = _limiter(self._reading, READERS)
         return await anyio.to_thread.run_sync(self.read_now, work, limiter=limiter)
 
     async def write(self, work: Work[_Result]) -> _Result:
         """Run `work` in a transaction that is committed when this returns, and undone when it raises."""
-        limiter = _limiter(self._writing, GROUP if self.is_sqlite else READERS)
+        limiter = _limiter(self._writing, GROUP if self.is_sqlite else WRITERS)
         return await anyio.to_thread.run_sync(self.write_now, work, limiter=limiter)
 
     def read_now(self, work: Work[_Result]) -> _Result:
         """`read`, in this thread."""
-        with Session(self.engine, expire_on_commit=False) as session:
-            return work(session)
+
+        def once() -> _Result:
+            with Session(self._readers, expire_on_commit=False) as session:
+                return work(session)
+
+        return once() if self.is_sqlite else self._patiently(once)
 
     def write_now(self, work: Work[_Result]) -> _Result:
         """`write`, in this thread."""
-        failed = 0
-        while True:
-            try:
-                return self._in_turn(work) if self.is_sqlite else self._alone(work)
-            except (DBAPIError, StaleDataError) as error:
-                failed += 1
-                if failed >= _ATTEMPTS or not _may_heal(error):
-                    raise
-                time.sleep(_FIRST_WAIT * 2**failed * random.random())
-
-    @property
-    def name(self) -> str:
-        """The URL as it may be shown, without a password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            return self._patiently(lambda: self._in_turn(work))
+        return self._patiently(lambda: self._alone(work))
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """One transaction on a connection of its own, in which tables may be made anew."""
-        engine = create_engine(self.engine.url, poolclass=NullPool)
-        if self.is_sqlite:
-            event.listen(engine, "connect", _configure_sqlite)
-            event.listen(engine, "connect", _without_foreign_keys)
-            event.listen(engine, "begin", _begin_sqlite)
-        with engine.execution_options(**{_WRITES: True}).begin() as connection:
+        if self.server is None:
+            engine = sqlite.engine_without_references(self.url)
+            engine = engine.execution_options(**{sqlite.WRITES: True})
+        else:
+            engine = self.server.engine_without_pool()
+        with engine.begin() as connection:
             yield connection
+
+    def explained(self, error: DBAPIError) -> StateError:
+        """What the database refused, for whoever set it up."""
+        if self.server is None:
+            return StateError(f"{self.name}: {error.orig}", "name a platform's state folder")
+        return self.server.explained(error.orig or error)
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
+    def _patiently(self, once: Callable[[], _Result]) -> _Result:
+        """Do it again after what may heal."""
+        failed = 0
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return once()
+            except StaleDataError:
+                failed += 1
+                if failed >= _ATTEMPTS:
+                    raise
+            except DBAPIError as error:
+                failed += 1
+                if self.server is not None and postgres.lost(error):
+                    if time.monotonic() >= until:
+                        raise Unavailable(
+                            "the platform's database does not answer", "send the request again later"
+                        ) from error
+                elif failed >= _ATTEMPTS or not self._may_heal(error):
+                    raise
+            time.sleep(min(1.0, _FIRST_WAIT * 2**failed) * random.random())
+
+    def _may_heal(self, error: DBAPIError) -> bool:
+        if self.server is None:
+            return sqlite.may_heal(error)
+        # Whoever wrote the same first is found by the next attempt.
+        return postgres.may_heal(error) or getattr(error.orig, "sqlstate", None) == postgres.UNIQUE
+
     def _alone(self, work: Work[_Result]) -> _Result:
-        with Session(self._writers, expire_on_commit=False) as session, session.begin():
-            return work(session)
+        """One transaction. A commit whose answer was lost is asked for, so that nothing is done twice."""
+        with Session(self._writers, expire_on_commit=False) as session:
+            value = work(session)
+            session.flush()
+            transaction = postgres.transaction_id(session.connection())
+            # What the work returns stays as it is, however the commit ends.
+            session.expunge_all()
+            try:
+                session.commit()
+            except DBAPIError as error:
+                if transaction is None or not postgres.lost(error):
+                    raise
+                session.close()
+                was = postgres.committed(self._readers, transaction, _PATIENCE)
+                if was is None:
+                    raise Unavailable(
+                        "the platform's database does not answer, and may have done it or not",
+                        "look at what is there, then send the request again",
+                    ) from error
+                if not was:
+                    raise
+            return value
 
     def _in_turn(self, work: Work[_Result]) -> _Result:
         """Whoever has the turn also runs what waits behind it, so that one sync to disk serves all."""
@@ -166,35 +229,3 @@ def _limiter(variable: RunVar[anyio.CapacityLimiter], tokens: int) -> anyio.Capa
     except LookupError:
         variable.set(anyio.CapacityLimiter(tokens))
         return variable.get()
-
-
-def _configure_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-    # Transactions begin where `_begin_sqlite` says so, not where the driver guesses.
-    connection.isolation_level = None
-    for pragma in (
-        "journal_mode=WAL",
-        # An answered webhook outlives a power cut.
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        f"busy_timeout={int(_BUSY * 1000)}",
-        "journal_size_limit=67108864",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _without_foreign_keys(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-    connection.execute("PRAGMA foreign_keys=OFF")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _may_heal(error: DBAPIError | StaleDataError) -> bool:
-    if isinstance(error, StaleDataError):
-        return True
-    cause = error.orig
-    if isinstance(cause, sqlite3.OperationalError):
-        return cause.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return getattr(cause, "sqlstate", None) in _RETRY_STATES

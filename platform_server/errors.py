@@ -10,7 +10,8 @@
         ├── Conflict          409: it contradicts what is there
         ├── TooLarge          413
         ├── TooOften          429: `retry_after` seconds
-        └── TooSlow           408
+        ├── TooSlow           408
+        └── Unavailable       503: the database does not answer; `retry_after` seconds
 
 Every text may be shown to whoever sent the request, so none may hold a secret of somebody else.
 """
@@ -25,7 +26,7 @@ _SHOWN = 80
 
 
 class StateError(DiskImageError):
-    """The state folder, its key or its database is missing, foreign or older than this program."""
+    """The state folder, its key or its database is missing, out of reach, foreign, or has another schema."""
 
 
 class Refused(DiskImageError):
@@ -93,6 +94,15 @@ class TooOften(Refused):
     retry_after: float = 1.0
 
     status = 429
+
+
+@dataclass(eq=False)
+class Unavailable(Refused):
+    """What the platform needs is away, and comes back."""
+
+    retry_after: float = 5.0
+
+    status = 503
 
 
 def missing(kind: str, name: object) -> Missing:

@@ -1,4 +1,9 @@
-"""The state folder: `platform.db`, the key that seals secrets, and uploads; its owner's alone."""
+"""The state folder: the key that seals secrets, uploads, and `platform.db` unless the database is elsewhere.
+It is its owner's alone.
+
+`database` is the URL of a PostgreSQL database; None is the folder's own, on SQLite. Servers that share a
+database share the folder's key and uploads as well.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from platform_server.accounts import first_account
 from platform_server.database import Database
 from platform_server.errors import Conflict, StateError
 from platform_server.migrations.run import migrate, require_newest
+from platform_server.postgres import Server
 from platform_server.sealing import Sealer, make_key, read_key
 from platform_server.settings import Settings
 
@@ -37,11 +43,14 @@ class Platform:
         return self.folder / "uploads"
 
 
-def initialise(folder: Path, at: datetime) -> str:
+def initialise(folder: Path, at: datetime, database: str | None = None) -> str:
     """Make a platform in `folder`; the administrator's token, which is nowhere else.
 
     What a killed run left is completed. Raises StateError when there is a platform already.
     """
+    if database is not None:
+        # Nothing is made for a database that can't be had.
+        Server(database).require()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "uploads").mkdir(mode=0o700, exist_ok=True)
@@ -50,44 +59,62 @@ def initialise(folder: Path, at: datetime) -> str:
         raise StateError(
             f"{folder}: {error.strerror or error}", "name a folder that can be written"
         ) from None
-    database = _database(folder)
+    opened = _database(folder, database)
     try:
-        migrate(database)
-        return database.write_now(lambda session: first_account(session, at))
+        migrate(opened)
+        return opened.write_now(lambda session: first_account(session, at))
     except Conflict as error:
         raise StateError(f"{folder}: {error.what}", error.hint) from None
     finally:
-        database.close()
+        opened.close()
 
 
 def open_platform(
-    folder: Path, settings: Settings | None = None, clock: Callable[[], datetime] = now
+    folder: Path,
+    settings: Settings | None = None,
+    clock: Callable[[], datetime] = now,
+    *,
+    database: str | None = None,
 ) -> Platform:
-    """The platform in `folder`. Raises StateError when there is none, or its schema is another one."""
-    if not _file(folder).is_file():
-        raise StateError(f"{folder}: no platform's state", f"disk-image platform init --state {folder}")
+    """The platform in `folder`. Raises StateError when there is none, its database can't be had, or its
+    schema is another one.
+    """
+    _require(folder, database)
     sealer = Sealer(read_key(_key(folder)))
-    database = _database(folder)
+    opened = _database(folder, database)
     try:
-        require_newest(database)
+        require_newest(opened)
     except BaseException:
-        database.close()
+        opened.close()
         raise
-    return Platform(folder, database, sealer, settings or Settings(), clock)
+    return Platform(folder, opened, sealer, settings or Settings(), clock)
 
 
-def migrate_folder(folder: Path, revision: str) -> str | None:
+def migrate_folder(folder: Path, revision: str, database: str | None = None) -> str | None:
     """Migrate the platform in `folder`; the revision before."""
-    if not _file(folder).is_file():
-        raise StateError(f"{folder}: no platform's state", f"disk-image platform init --state {folder}")
-    database = _database(folder)
+    _require(folder, database)
+    opened = _database(folder, database)
     try:
-        return migrate(database, revision)
+        return migrate(opened, revision)
     finally:
-        database.close()
+        opened.close()
 
 
-def _database(folder: Path) -> Database:
+def _require(folder: Path, database: str | None) -> None:
+    """Raise StateError where there is no platform, or its server does not answer."""
+    if database is None and not _file(folder).is_file():
+        raise StateError(
+            f"{folder}: no platform's state",
+            f"disk-image platform init --state {folder}, or name its database with --database",
+        )
+    if database is not None:
+        read_key(_key(folder))
+        Server(database).require()
+
+
+def _database(folder: Path, database: str | None) -> Database:
+    if database is not None:
+        return Database(database)
     file = _file(folder)
     # SQLite would make it readable for everyone, by the umask.
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

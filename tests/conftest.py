@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgres_server import programs
+
 # A busy machine makes one example slow now and then; nothing here is about speed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -49,12 +51,17 @@ def _engine() -> str | None:
     return None if answer.returncode == 0 else f"no Dagger engine answered: {answer.stderr.strip()[-200:]}"
 
 
+def _postgres() -> str | None:
+    return None if programs() else "no PostgreSQL: apt-get install postgresql, or make test unpacks it"
+
+
 REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "sandbox": functools.cache(_sandbox),
     "boot": functools.cache(_sandbox),
     "kernel": functools.cache(_sandbox),
     "network": functools.cache(_network),
     "engine": functools.cache(_engine),
+    "postgres": functools.cache(_postgres),
 }
 
 

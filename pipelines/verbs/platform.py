@@ -26,6 +26,11 @@ def _action(actions: Verbs, name: str, does: str, example: str) -> Parser:
     """An action with the folder that all of them work on; it runs `pipelines.commands.platform.<name>`."""
     parser = verb(actions, name, does, f"disk-image platform {name} {example}", f"platform.{name}")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the platform's folder")
+    parser.add_argument(
+        "--database",
+        metavar="URL",
+        help="postgresql://USER@HOST/NAME (else DISK_IMAGE_PLATFORM_DATABASE, else the folder's own)",
+    )
     return parser
 
 

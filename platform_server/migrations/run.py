@@ -9,7 +9,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 
 from platform_server.database import Database
 from platform_server.errors import StateError
@@ -34,8 +34,8 @@ def require_newest(database: Database) -> None:
     """Raise StateError unless the database has this program's schema."""
     try:
         found = current(database)
-    except DatabaseError as error:
-        raise StateError(f"{database.name}: {error.orig}", "name a platform's state folder") from None
+    except DBAPIError as error:
+        raise database.explained(error) from None
     if found != newest():
         raise StateError(
             f"{database.name}: expected schema {newest()}, found {found or 'an empty database'}",
@@ -46,8 +46,16 @@ def require_newest(database: Database) -> None:
 def migrate(database: Database, revision: str = "head") -> str | None:
     """Bring the database to `revision`, forward or back (`base`: empty); returns the revision before.
 
-    Raises StateError for an unknown revision, or a schema that is newer than this program.
+    Raises StateError for an unknown revision, a schema that is newer than this program, and whatever the
+    database refuses.
     """
+    try:
+        return _migrate(database, revision)
+    except DBAPIError as error:
+        raise database.explained(error) from None
+
+
+def _migrate(database: Database, revision: str) -> str | None:
     scripts = ScriptDirectory(str(_FOLDER))
     known = [script.revision for script in scripts.walk_revisions()]
     wanted = scripts.get_current_head() if revision == "head" else None if revision == "base" else revision

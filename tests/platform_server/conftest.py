@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -15,7 +16,7 @@ import pytest
 from platform_server import registries
 from platform_server.accounts import user_token
 from platform_server.settings import Registries, Settings
-from platform_server.state_folder import Platform, initialise, open_platform
+from platform_server.state_folder import Platform, initialise, now, open_platform
 from supply_chain.registry import Policy
 from supply_chain.trust import init_embedded, load_trust
 from tests.platform_server.api import Api, Pipeline
@@ -26,31 +27,66 @@ from tests.platform_server.published import Publish
 from tests.platform_server.serving import serving
 from tests.platform_server.verifying import Trial
 from tests.platform_server.verifying import trial as make_trial
+from tests.postgres_server import PostgresServer, postgres_server
 from tests.supply_chain.registry_server import registry
 from tests.supply_chain.verify.forge import Forge
 
 
 @dataclass(frozen=True)
 class Made:
-    """A platform's folder and its administrator's token."""
+    """A platform's folder, its administrator's token, and its database's URL if that is elsewhere."""
 
     folder: Path
     admin_token: str
+    database: str | None = None
+
+    def open(self, settings: Settings | None = None, clock: Callable[[], datetime] = now) -> Platform:
+        """The platform, opened once more."""
+        return open_platform(self.folder, settings, clock, database=self.database)
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server for all tests."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def made_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A new platform, which no test changes."""
     folder = tmp_path_factory.mktemp("platform") / "state"
     return Made(folder, initialise(folder, START))
 
 
+@pytest.fixture(scope="session")
+def made_on_postgres(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The same with its database on PostgreSQL, of which copies are made."""
+    folder = tmp_path_factory.mktemp("platform") / "state"
+    name = postgres.create()
+    return Made(folder, initialise(folder, START, postgres.url(name)), name)
+
+
 @pytest.fixture
-def made(made_once: Made, tmp_path: Path) -> Made:
-    """A new platform for one test."""
+def made_elsewhere(postgres: PostgresServer, made_on_postgres: Made, tmp_path: Path) -> Iterator[Made]:
+    """A new platform on PostgreSQL for one test."""
     folder = tmp_path / "state"
-    shutil.copytree(made_once.folder, folder)
-    return Made(folder, made_once.admin_token)
+    shutil.copytree(made_on_postgres.folder, folder)
+    name = postgres.create(made_on_postgres.database or "")
+    yield Made(folder, made_on_postgres.admin_token, postgres.url(name))
+    postgres.drop(name)
+
+
+@pytest.fixture(params=["sqlite"])
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
+    """A new platform for one test, on each of the databases."""
+    if request.param == "postgres":
+        elsewhere: Made = request.getfixturevalue("made_elsewhere")
+        return elsewhere
+    once: Made = request.getfixturevalue("made_on_sqlite")
+    folder = tmp_path / "state"
+    shutil.copytree(once.folder, folder)
+    return Made(folder, once.admin_token)
 
 
 @pytest.fixture
@@ -67,7 +103,7 @@ def settings() -> Settings:
 @pytest.fixture
 def platform(made: Made, clock: Clock, settings: Settings) -> Iterator[Platform]:
     """The platform, open."""
-    opened = open_platform(made.folder, settings, clock)
+    opened = made.open(settings, clock)
     yield opened
     opened.database.close()
 

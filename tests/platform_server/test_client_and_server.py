@@ -18,7 +18,7 @@ from platform_client.actions import Actions, Publication, open_actions
 from platform_client.errors import Refused
 from platform_client.upload import UploadedImage, upload_image
 from platform_server.settings import Settings
-from platform_server.state_folder import Platform, open_platform
+from platform_server.state_folder import Platform
 from platform_server.upload_files import file_of
 from tests.platform_server.conftest import Made
 from tests.platform_server.serving import serving
@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 @pytest.fixture
 def served(made: Made, forge: Forge) -> Iterator[tuple[Platform, str]]:
     """A platform that verifies, and its URL."""
-    platform = open_platform(made.folder, Settings(trust=forge.trust.path))
+    platform = made.open(Settings(trust=forge.trust.path))
     with serving(platform, public=True) as (host, port):
         yield platform, f"http://{host}:{port}"
     platform.database.close()

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from platform_server.database import GROUP, _Waiting
-from platform_server.state_folder import Platform, open_platform
+from platform_server.state_folder import Platform
 from platform_server.tables import Account, NodePlatform
 from tests.platform_server.clock import Clock
 from tests.platform_server.conftest import Made
@@ -30,7 +30,7 @@ def test_a_unit_of_work_that_raises_leaves_nothing(platform: Platform, clock: Cl
 
 def test_writers_of_two_processes_take_turns(made: Made, platform: Platform, clock: Clock) -> None:
     row = platform.database.write_now(lambda on: node_platform(on, clock()))
-    others = [open_platform(made.folder) for _ in range(3)]
+    others = [made.open() for _ in range(3)]
 
     def count(session: Session) -> None:
         found = session.get_one(NodePlatform, row.id)

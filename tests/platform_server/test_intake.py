@@ -20,7 +20,7 @@ from platform_server.intake import Intake, Received
 from platform_server.sealing import Sealer
 from platform_server.settings import Limits, Settings
 from platform_server.signatures import SignatureHeaders
-from platform_server.state_folder import Platform, open_platform
+from platform_server.state_folder import Platform
 from platform_server.states import Transition, move
 from platform_server.tables import Delivery, Job, Publication
 from tests.platform_server.api import Api, Pipeline, plain, standard
@@ -337,13 +337,18 @@ def test_a_failed_image_can_be_reported_again(platform: Platform, pipeline: Pipe
 
 
 def test_an_unknown_webhook_takes_the_same_steps_as_a_known_one(
-    api: Api, platform: Platform, pipeline: Pipeline, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    api: Api,
+    made: Made,
+    platform: Platform,
+    pipeline: Pipeline,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Timing: as many statements, opened secrets and HMACs whether there is such a webhook, it is disabled,
     it was rotated, or its signature is right.
     """
     # Nobody else works with this database object, as the served one's sweeps do.
-    watched = open_platform(platform.folder, platform.settings, clock)
+    watched = made.open(platform.settings, clock)
     intake = Intake(watched)
     taken: list[str] = []
     opening, digest = Sealer.open, hmac.digest
@@ -413,7 +418,7 @@ def test_addresses_behind_a_proxy_are_told_apart_if_it_is_believed(
 ) -> None:
     """Else anyone could have any address."""
     limited = replace(settings, proxies=("127.0.0.1",) if believed else ())
-    platform = open_platform(made.folder, limited, clock)
+    platform = made.open(limited, clock)
     statuses = []
     with serving(platform) as (host, port):
         path = f"http://{host}:{port}/api/v1/system/webhooks/disk_image/built/{new_id()}"

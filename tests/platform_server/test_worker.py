@@ -23,6 +23,7 @@ from platform_server.tables import Job, Publication
 from platform_server.verifier import verifier_of
 from supply_chain.verify.image import Verified
 from tests.platform_server.clock import Clock
+from tests.platform_server.conftest import Made
 from tests.platform_server.verifying import Trial
 from tests.supply_chain.registry_server import Fault, Planned
 from tests.supply_chain.verify.forge import IDENTITY, ISSUER
@@ -383,15 +384,14 @@ def test_a_job_of_a_row_that_is_done_is_only_removed(trial: Trial, clock: Clock)
 
 
 def test_the_served_platform_verifies_what_is_reported(
-    trial: Trial, settings: Settings, wait_for: Callable[[Callable[[], bool]], None]
+    trial: Trial, made: Made, settings: Settings, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:
-    from platform_server.state_folder import open_platform
     from tests.platform_server.serving import serving
 
     trial.images.push()
     publication_id = trial.report()
     working = replace(settings, workers=2, trust=trial.images.forge.trust.path)
-    served = open_platform(trial.platform.folder, working, trial.platform.clock)
+    served = made.open(working, trial.platform.clock)
     with serving(served):
         wait_for(lambda: trial.row(publication_id).status is Status.PUBLISHED)
     served.database.close()

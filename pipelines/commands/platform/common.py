@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from argparse import Namespace
 
+from pipelines.errors import UsageError
 from platform_server.node_platforms import check_trusted
+from platform_server.postgres import Server
 from platform_server.settings import Registries
+
+_DATABASE = "DISK_IMAGE_PLATFORM_DATABASE"
+
+
+def database(args: Namespace) -> str | None:
+    """The database's URL, by flag, then by environment; None is the state folder's own database.
+
+    Raises UsageError for a password on the command line, where every user of the machine can read it.
+    """
+    if args.database is None:
+        return os.environ.get(_DATABASE) or None
+    given: str = args.database
+    if Server(given).has_password:
+        raise UsageError(
+            "--database has a password in it, which every user of this machine can read (ps)",
+            f"put the URL into {_DATABASE}, or the password into PGPASSWORD or a passfile; then change it",
+        )
+    return given
 
 
 def registries(args: Namespace) -> Registries:

@@ -7,12 +7,13 @@ import sys
 from argparse import Namespace
 from datetime import UTC, datetime
 
+from pipelines.commands.platform.common import database
 from platform_server.state_folder import initialise
 
 
 def run(args: Namespace) -> int:
     """Print the token, which is shown this once."""
-    token = initialise(args.state, datetime.now(UTC))
+    token = initialise(args.state, datetime.now(UTC), database(args))
     if args.json:
         print(json.dumps({"state": str(args.state), "admin_token": token}))
     else:

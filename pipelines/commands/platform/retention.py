@@ -10,7 +10,7 @@ from functools import partial
 
 import anyio
 
-from pipelines.commands.platform.common import registries, start_log
+from pipelines.commands.platform.common import database, registries, start_log
 from platform_server import sweeps
 from platform_server.settings import Settings
 from platform_server.state_folder import open_platform
@@ -19,7 +19,7 @@ from platform_server.state_folder import open_platform
 def run(args: Namespace) -> int:
     """Sweep once; 1 when something that should be purged could not be."""
     start_log()
-    platform = open_platform(args.state, Settings(registries=registries(args)))
+    platform = open_platform(args.state, Settings(registries=registries(args)), database=database(args))
     with closing(platform.database):
         swept = anyio.run(partial(sweeps.sweep_everything, platform, dry_run=args.dry_run))
     done = {platform_id: each for platform_id, each in swept.items() if each is not None}

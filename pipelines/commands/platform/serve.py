@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from pipelines.commands.platform.common import registries, start_log
+from pipelines.commands.platform.common import database, registries, start_log
 from platform_server.serve import listen, serve
 from platform_server.settings import Settings
 from platform_server.state_folder import open_platform
@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
         proxies=tuple(args.proxy or ()),
         registries=registries(args),
     )
-    platform = open_platform(args.state, settings)
+    platform = open_platform(args.state, settings, database=database(args))
 
     def started() -> None:
         if args.json:

@@ -6,13 +6,14 @@ import json
 from argparse import Namespace
 from contextlib import closing
 
+from pipelines.commands.platform.common import database
 from platform_server.accounts import revoke_tokens, user_token
 from platform_server.state_folder import open_platform
 
 
 def run(args: Namespace) -> int:
     """Print the token, or how many were revoked."""
-    platform = open_platform(args.state)
+    platform = open_platform(args.state, database=database(args))
     permissions = tuple(args.permission or ("*",))
     answer: dict[str, str | int] = {"account": args.account, "user": args.user}
     write = platform.database.write_now
