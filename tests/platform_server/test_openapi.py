@@ -100,14 +100,14 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(made_once: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(made_on_sqlite: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("openapi") / "state"
-    shutil.copytree(made_once.folder, folder)
+    shutil.copytree(made_on_sqlite.folder, folder)
     limits = replace(Limits(), refusals_burst=1_000_000)
     platform = open_platform(folder, Settings(workers=0, limits=limits))
     poor = platform.database.write_now(_make)
     with serving(platform) as (host, port):
-        yield Served(platform, f"http://{host}:{port}", made_once.admin_token, poor)
+        yield Served(platform, f"http://{host}:{port}", made_on_sqlite.admin_token, poor)
     platform.database.close()
 
 
