@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from structlog.contextvars import bind_contextvars
 
 from platform_server.errors import TooLarge, TooSlow
 from platform_server.permissions import Caller, Permission
@@ -84,6 +85,7 @@ def requires(permission: Permission) -> Callable[..., Any]:
     async def caller(credentials: Credentials, worker_token: WorkerToken, platform: Served) -> Caller:
         token = credentials.credentials if credentials is not None else worker_token
         found = await platform.database.read(lambda session: authenticate(session, token))
+        bind_contextvars(account=str(found.account_id), caller=found.name)
         found.require(permission)
         if found.worker_id is not None:
             await platform.database.write(lambda session: seen(session, found, platform.clock()))

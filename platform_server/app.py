@@ -19,6 +19,7 @@ from platform_server import sweeps, upload_files, worker
 from platform_server.api import documented
 from platform_server.errors import Refused, TooOften, Unavailable, shown
 from platform_server.limits import BodyLimits
+from platform_server.requests import Requests
 from platform_server.routes import (
     actions,
     built,
@@ -67,6 +68,7 @@ def create_app(platform: Platform) -> FastAPI:
         limits=platform.settings.limits,
         streamed=lambda path: path.startswith(f"{worker_api.PUT_PATH}/"),
     )
+    app.add_middleware(Requests)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
 

@@ -54,6 +54,7 @@ _EARLIER = (
         _deliveries.c.created_at,
         _publications.c.status,
         _publications.c.duplicate_of_id,
+        _publications.c.correlation_id,
     )
     .join(_publications, _publications.c.id == _deliveries.c.publication_id)
     .where(_deliveries.c.webhook_id == bindparam("webhook"))
@@ -73,6 +74,7 @@ _ALIKE = (
         _publications.c.oci_digest,
         _publications.c.published_at,
         _publications.c.duplicate_of_id,
+        _publications.c.correlation_id,
     )
     .where(
         _publications.c.node_platform_id == bindparam("platform"),

@@ -17,7 +17,6 @@ Two that come at once are kept apart by the database: the second finds what the 
 from __future__ import annotations
 
 import hashlib
-import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from sqlalchemy.orm import Session
 from platform_server import deliveries
 from platform_server.deliveries import AnyRow, Key
 from platform_server.identifiers import new_id
+from platform_server.metrics import LIMITED
 from platform_server.payload import Built, InvalidPayload, parse_built
 from platform_server.rates import Rate
 from platform_server.signatures import SignatureHeaders, is_signed
@@ -39,8 +39,6 @@ from platform_server.state_folder import Platform
 from platform_server.states import OPEN, Status
 from platform_server.tables import WebhookStatus
 from platform_server.webhooks import PREFIX, secrets_of
-
-log = logging.getLogger(__name__)
 
 # How often two deliveries at once may each find the other's row in their way.
 _ATTEMPTS = 5
@@ -84,7 +82,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the sender is told. `http` is the status, `status` the reference's word."""
+    """What the sender is told (not `correlation_id`): `http` is the status, `status` its word."""
 
     http: int
     status: str
@@ -92,6 +90,7 @@ class Answer:
     publication_id: UUID | None = None
     note: str | None = None
     retry_after: float | None = None
+    correlation_id: str | None = None
 
 
 def refused(
@@ -116,6 +115,7 @@ class Intake:
     async def take(self, received: Received) -> Answer:
         """The answer to a delivery; what follows from it is written by then."""
         if self._refusals.left(received.address) < 1:  # 1
+            LIMITED.labels("refusals").inc()
             return refused(
                 Reason.RATE_LIMITED,
                 "too many refused deliveries from this address",
@@ -136,6 +136,7 @@ class Intake:
                 "the body must be signed with this webhook's secret, and not more than 5 minutes ago",
             )
         if not self._deliveries.take(webhook_id):  # 4
+            LIMITED.labels("deliveries").inc()
             return refused(
                 Reason.RATE_LIMITED, "too many deliveries to this webhook", wait=self._deliveries.wait
             )
@@ -197,8 +198,7 @@ class Intake:
         if answer is None:
             columns = _columns(webhook_id, platform, built, payload)
             publication_id = deliveries.accept(connection, columns, at)  # 10
-            log.info("%s: accepted as publication %s", columns["correlation_id"], publication_id)
-            answer = Answer(202, "queued", None, publication_id)
+            answer = Answer(202, "queued", None, publication_id, correlation_id=columns["correlation_id"])
         if answer.publication_id is not None and answer.http < 400:
             deliveries.remember(connection, key, before, answer.publication_id, at)
         return answer
@@ -231,7 +231,7 @@ def _known(alike: Sequence[AnyRow], built: Built) -> Answer | None:
 def _hit(row: AnyRow, publication_id: UUID, note: str) -> Answer:
     if row.status is Status.FAILED and row.duplicate_of_id is None:
         note = f"{note}; it failed: deliver with a new webhook-id to have it verified again"
-    return Answer(200, "idempotent_hit", None, publication_id, note)
+    return Answer(200, "idempotent_hit", None, publication_id, note, correlation_id=row.correlation_id)
 
 
 def _columns(webhook_id: UUID, platform: AnyRow, built: Built, payload: dict[str, Any]) -> dict[str, Any]:

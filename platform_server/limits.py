@@ -12,6 +12,7 @@ import anyio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from platform_server.metrics import LIMITED
 from platform_server.settings import Limits
 
 
@@ -40,12 +41,14 @@ class BodyLimits:
                 with anyio.fail_after(max(0.0, until - time.monotonic())):
                     message = await receive()
             except TimeoutError:
+                LIMITED.labels("body_seconds").inc()
                 raise HTTPException(
                     408, f"expected the body within {self._limits.body_seconds:g} s, found {taken} bytes"
                 ) from None
             taken += len(message.get("body", b""))
             done = not message.get("more_body", False)
             if taken > self._limits.body:
+                LIMITED.labels("body").inc()
                 raise HTTPException(413, f"expected a body of at most {self._limits.body} bytes, found more")
             return message
 

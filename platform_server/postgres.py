@@ -101,6 +101,7 @@ class Server:
         return create_engine(
             "postgresql+psycopg://",
             creator=self.connect,
+            hide_parameters=True,
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=_STATEMENT,

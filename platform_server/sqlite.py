@@ -17,7 +17,8 @@ _BUSY = 10.0
 
 def engine(url: str, pool_size: int) -> Engine:
     """Connections to one file, at most `pool_size` at a time."""
-    made = create_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=30)
+    # hidden: what a statement failed with may be secret, and errors are logged
+    made = create_engine(url, hide_parameters=True, pool_size=pool_size, max_overflow=0, pool_timeout=30)
     event.listen(made, "connect", _configure)
     event.listen(made, "begin", _begin)
     return made

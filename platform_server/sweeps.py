@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from platform_server import node_platforms, purge, retention, stuck
+from platform_server.metrics import SWEEP_FAILURES, sweeping
 from platform_server.permissions import Caller
 from platform_server.purger import purge_due
 from platform_server.state_folder import Platform
@@ -84,6 +85,7 @@ async def sweep_everything(platform: Platform, *, dry_run: bool = False) -> Mapp
         try:
             swept[each] = await sweep(platform, each, grace, dry_run=dry_run)
         except Exception:
+            SWEEP_FAILURES.labels("retention").inc()
             log.exception("the sweep of node platform %s was cut off", each)
             swept[each] = None
     return swept
@@ -94,14 +96,12 @@ async def run(platform: Platform) -> None:
     schedule = platform.settings.schedule
     next_sweep = anyio.current_time()
     while True:
-        try:
+        with sweeping("stuck"):
             await platform.database.write(lambda on: stuck.report(on, schedule, platform.clock()))
-            if anyio.current_time() >= next_sweep:
-                next_sweep = anyio.current_time() + schedule.sweep.total_seconds()
+        if anyio.current_time() >= next_sweep:
+            next_sweep = anyio.current_time() + schedule.sweep.total_seconds()
+            with sweeping("retention"):
                 await sweep_everything(platform)
-        except Exception:
-            # The database: it is there again the next time, or everything else says so too.
-            log.exception("a sweep was cut off")
         await anyio.sleep(min(schedule.stuck / 4, schedule.sweep).total_seconds())
 
 

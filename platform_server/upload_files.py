@@ -12,7 +12,6 @@ A place is a URL that says until when it is good, signed with the platform's key
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -28,10 +27,9 @@ from anyio import to_thread
 from platform_server import uploads
 from platform_server.errors import Forbidden, Invalid, TooLarge, TooOften, TooSlow
 from platform_server.identifiers import new_id
+from platform_server.metrics import sweeping
 from platform_server.state_folder import Platform
 from platform_server.tables import Publication
-
-log = logging.getLogger(__name__)
 
 # Room that uploads leave for the database.
 _RESERVE = 1024**3
@@ -163,10 +161,8 @@ async def sweep(platform: Platform) -> int:
 async def sweep_always(platform: Platform) -> None:
     """Sweep now and then, until cancelled."""
     while True:
-        try:
+        with sweeping("uploads"):
             await sweep(platform)
-        except Exception:
-            log.exception("abandoned uploads could not be swept")
         await anyio.sleep(platform.settings.schedule.upload.total_seconds() / 4)
 
 

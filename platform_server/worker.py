@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import anyio
+from structlog.contextvars import bind_contextvars, bound_contextvars, unbind_contextvars
 
 from pipelines.errors import UsageError
 from platform_server import outcomes, queue
+from platform_server.metrics import VERDICTS, VERIFICATION_SECONDS
 from platform_server.outcomes import Task
 from platform_server.queue import Lease, LeaseLost
 from platform_server.registries import UntrustedRegistry
 from platform_server.settings import Schedule
 from platform_server.state_folder import Platform
+from platform_server.tables import Publication
 from platform_server.verifier import Rejected, Verifier, policy_of, source_of
 from supply_chain.errors import (
     BrokenAnswer,
@@ -67,13 +70,21 @@ async def work(platform: Platform, verifier: Verifier) -> bool:
     lease = await write(lambda on: queue.claim(on, clock(), schedule.lease))
     if lease is None:
         return False
+    with bound_contextvars(publication_id=str(lease.publication_id)):
+        await _work(platform, verifier, lease)
+    return True
+
+
+async def _work(platform: Platform, verifier: Verifier, lease: Lease) -> None:
+    """Verify one publication, and write what came of it."""
+    schedule, write, clock = platform.settings.schedule, platform.database.write, platform.clock
     try:
         outcome = await _outcome(platform, verifier, lease)
         if isinstance(outcome, Verified):
             verified = outcome
             try:
                 row = await write(lambda on: outcomes.publish(on, lease, verified, clock()))
-                log.info("%s: publication %s is %s", row.correlation_id, row.id, row.status)
+                _note(row)
             except Rejected as rejected:
                 outcome = rejected
             except outcomes.NotNow as error:
@@ -81,21 +92,32 @@ async def work(platform: Platform, verifier: Verifier) -> bool:
         if isinstance(outcome, Rejected):
             refused = outcome
             row = await write(lambda on: outcomes.fail(on, lease, refused, clock()))
-            log.info("%s: publication %s failed: %s", row.correlation_id, row.id, refused)
+            _note(row, refused.reason)
         elif isinstance(outcome, _Later):
             again = clock() + _delay(lease.attempt, schedule)
             await write(lambda on: queue.put_back(on, lease, again, outcome.why))
-            log.warning(
-                "publication %s: no verdict, tried again later: %s", lease.publication_id, outcome.why
-            )
+            VERDICTS.labels("none").inc()
+            log.warning("no verdict, tried again later: %s", outcome.why)
     except LeaseLost:
-        log.warning("publication %s: another worker has it now", lease.publication_id)
+        log.warning("another worker has the publication now")
     except anyio.get_cancelled_exc_class():
         # The platform is being stopped: whoever starts next goes on at once.
         with anyio.CancelScope(shield=True), suppress(LeaseLost):
             await write(lambda on: queue.release(on, lease, clock()))
         raise
-    return True
+    finally:
+        unbind_contextvars("correlation_id")
+
+
+def _note(row: Publication, reason: str | None = None) -> None:
+    """Log and count an outcome."""
+    bind_contextvars(correlation_id=row.correlation_id)
+    duplicate = row.duplicate_of_id is not None
+    VERDICTS.labels("duplicate" if duplicate else reason or row.status).inc()
+    why = "" if row.error_message is None else f": {row.error_message}"
+    log.info(
+        "publication %s%s", row.status, why, extra={"oci_ref": row.oci_ref, "oci_digest": row.oci_digest}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +149,12 @@ async def _outcome(
         return rejected
     if task is None:
         return None
+    bind_contextvars(correlation_id=task.row.correlation_id)
+    log.info("verification begins", extra={"attempt": lease.attempt, "oci_ref": task.row.oci_ref})
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep, platform, lease, tasks.cancel_scope)
         try:
-            with anyio.fail_after(_LONGEST.total_seconds()):
+            with VERIFICATION_SECONDS.time(), anyio.fail_after(_LONGEST.total_seconds()):
                 outcome = await _judge(platform, verifier, task)
         except Rejected as rejected:
             outcome = rejected

@@ -64,6 +64,7 @@ def _serve(actions: Verbs) -> None:
     )
     serve.add_argument("--workers", type=int, default=1, metavar="N", help="verifications side by side")
     _registries(serve)
+    _log(serve)
 
 
 def _token(actions: Verbs) -> None:
@@ -102,6 +103,22 @@ def _retention(actions: Verbs) -> None:
         "--dry-run", action="store_true", help="count what would be retired and purged, and change nothing"
     )
     _registries(retention)
+    _log(retention)
+
+
+def _log(parser: Parser) -> None:
+    log = parser.add_argument_group("log", "on standard error, one line for each thing that happened")
+    log.add_argument(
+        "--log-format",
+        choices=("json", "text"),
+        help="else text on a terminal, json elsewhere",
+    )
+    log.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="the least (info)",
+    )
 
 
 def _registries(parser: Parser) -> None:

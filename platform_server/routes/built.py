@@ -8,9 +8,11 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from structlog.contextvars import bind_contextvars
 
 from platform_server.errors import TooLarge
 from platform_server.intake import Answer, Intake, Reason, Received, refused
+from platform_server.metrics import LIMITED, WEBHOOKS
 from platform_server.payload import Built
 from platform_server.signatures import SignatureHeaders
 from platform_server.state_folder import Platform
@@ -60,6 +62,7 @@ def router(platform: Platform) -> APIRouter:
         try:
             body = await _read(request, limit)
         except TooLarge as error:
+            LIMITED.labels("webhook_body").inc()
             return _respond(refused(Reason.TOO_LARGE, error.what))
         return _respond(
             await intake.take(
@@ -99,5 +102,11 @@ def _respond(answer: Answer) -> JSONResponse:
         publication_id=answer.publication_id,
         note=answer.note,
     )
+    WEBHOOKS.labels(answer.status, answer.reason or "").inc()
+    bind_contextvars(outcome=answer.status, reason=answer.reason)
+    if answer.publication_id is not None:
+        bind_contextvars(publication_id=str(answer.publication_id))
+    if answer.correlation_id is not None:
+        bind_contextvars(correlation_id=answer.correlation_id)
     headers = {} if answer.retry_after is None else {"Retry-After": str(max(1, round(answer.retry_after)))}
     return JSONResponse(told.model_dump(mode="json"), answer.http, headers)

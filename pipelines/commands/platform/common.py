@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from argparse import Namespace
 
 from pipelines.errors import UsageError
+from platform_server import logs
+from platform_server.logs import LogFormat, default_format
 from platform_server.node_platforms import check_trusted
 from platform_server.postgres import Server
 from platform_server.settings import Registries
@@ -41,7 +42,8 @@ def registries(args: Namespace) -> Registries:
     )
 
 
-def start_log() -> None:
-    """Log to standard error."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+def start_log(args: Namespace) -> LogFormat:
+    """Log to standard error as the arguments say; how lines look."""
+    form = LogFormat(args.log_format) if args.log_format else default_format()
+    logs.start_log(form, logging.getLevelNamesMapping()[args.log_level.upper()])
+    return form

@@ -18,7 +18,7 @@ from platform_server.state_folder import open_platform
 
 def run(args: Namespace) -> int:
     """Sweep once; 1 when something that should be purged could not be."""
-    start_log()
+    start_log(args)
     platform = open_platform(args.state, Settings(registries=registries(args)), database=database(args))
     with closing(platform.database):
         swept = anyio.run(partial(sweeps.sweep_everything, platform, dry_run=args.dry_run))
