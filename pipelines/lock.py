@@ -79,11 +79,16 @@ def load_lock(path: Path, command: str) -> Lock:
         data = path.read_bytes()
     except FileNotFoundError:
         raise RecipeError(f"{path}: no lock", command) from None
+    return parse_lock(data, str(path), command)
+
+
+def parse_lock(content: bytes, what: str, hint: str) -> Lock:
+    """Read a lock's bytes. Raises RecipeError naming `what`, entry, field and rule."""
     try:
-        return Lock.model_validate_json(data)
+        return Lock.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RecipeError(
-            f"{path}: {where or 'lock'}: {first['msg']} (found {str(first['input'])[:80]!r})", command
+            f"{what}: {where or 'lock'}: {first['msg']} (found {str(first['input'])[:80]!r})", hint
         ) from None

@@ -6,6 +6,10 @@ from __future__ import annotations
 
 import hashlib
 
+from pipelines.errors import RecipeError
+from pipelines.lock import parse_lock
+from stages.shared import purl
+from supply_chain.errors import VerificationError
 from supply_chain.image import INITRAMFS, KERNEL, METADATA
 from supply_chain.provenance import RECIPE_LOCK, BuildDefinition, Provenance, parse_provenance
 from supply_chain.sbom import Sbom, parse_sbom
@@ -14,6 +18,8 @@ from supply_chain.verify.content import Content, differs
 from supply_chain.verify.policy import Signer
 
 _HINT = "don't trust it; build and sign the image again"
+# The lock's sets that an image is made of; the others are tools.
+_SETS = ("root", "kernel", "initramfs")
 
 
 def sbom(statement: Statement, content: Content) -> Sbom:
@@ -43,21 +49,35 @@ def provenance(statement: Statement, content: Content, signer: Signer, sbom: Sbo
         ("variants", list(content.build_manifest.variants)),
     ):
         _equal(f"provenance: recipe: {field}", there, recipe.get(field))
-    installed = _used(definition, "root", "initramfs", "kernel")
-    for purl, stated in sbom.packages.items():
-        _equal(f"provenance: sha256 of {purl} in the image", stated.sha256, installed.get(purl))
-    for purl, sha256 in _used(definition, "root", "kernel").items():
-        package = sbom.packages.get(purl)
-        _equal(f"SBOM: sha256 of {purl}", sha256, package.sha256 if package is not None else None)
+    installed = _used(definition, *_SETS)
+    for url, stated in sbom.packages.items():
+        _equal(f"provenance: sha256 of {url} in the image", stated.sha256, installed.get(url))
+    for url, sha256 in _used(definition, "root", "kernel").items():
+        package = sbom.packages.get(url)
+        _equal(f"SBOM: sha256 of {url}", sha256, package.sha256 if package is not None else None)
     return read
 
 
 def lock(statement: Statement, content: bytes) -> Provenance:
-    """The provenance: it was built from the lock whose file is `content`."""
+    """The provenance: it was built from the lock whose file is `content`, and from the files that this names
+    for root, kernel and initramfs, no other and none less.
+    """
     read = parse_provenance(statement.predicate, "provenance")
     named = read.build_definition.dependency(RECIPE_LOCK)
     stated = named.digest.sha256 if named is not None and named.digest is not None else None
     _equal("provenance: sha256 of the lock", hashlib.sha256(content).hexdigest(), stated)
+    try:
+        locked = parse_lock(content, "lock", _HINT)
+    except RecipeError as error:
+        raise VerificationError(error.what, error.hint) from None
+    distro = purl.DISTRO.get(locked.suite)
+    for name in _SETS:
+        wanted = {
+            purl.deb(file.name, file.version, file.arch, distro): file.sha256 for file in locked.of_set(name)
+        }
+        used = _used(read.build_definition, name)
+        for url in sorted(wanted.keys() | used.keys()):
+            _equal(f"provenance: sha256 of {url}, for the {name}", wanted.get(url), used.get(url))
     return read
 
 
@@ -69,7 +89,7 @@ def _used(definition: BuildDefinition, *names: str) -> dict[str, str]:
         if isinstance(sets := (each.annotations or {}).get("sets"), list)
         and any(name in sets for name in names)
     }
-    return {purl: sha256 for purl, sha256 in definition.packages().items() if purl in wanted}
+    return {url: sha256 for url, sha256 in definition.packages().items() if url in wanted}
 
 
 def _equal(what: str, expected: object, found: object) -> None:

@@ -8,7 +8,7 @@
    and by one signer whom the policy names. What others signed is passed over, and named.
 5. sbom: it describes this image and the parts that are there.
 6. provenance: its builder is who signed it, it made what is there, and used every package that the SBOM has.
-7. lock: where one is given, it is the one that the image was built from.
+7. lock: where one is given, it is the one that the image was built from, package by package.
 
 Only the source asks a network.
 """

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.definition import canonical_json
+from pipelines.lock import Lock, LockedFile
 from stages.image import documents
 from stages.image.layout import Descriptor as Written
-from stages.shared import fsverity
+from stages.shared import fsverity, purl
 from supply_chain import provenance
 from supply_chain.beside import build_record_path, sbom_path
 from supply_chain.delta import OBJECTS
@@ -29,12 +30,41 @@ Json = dict[str, Any]
 KINDS = (SIGNATURE, SBOM, PROVENANCE)
 COMMIT = "1f" * 20
 EPOCH = 1_767_225_600
-LOCK = b'{"schema": 1}\n'
-PACKAGES = {
-    f"pkg:deb/debian/{name}@{version}?arch=amd64&distro=debian-13": digest_of(name.encode())[7:]
-    for name, version in (("bash", "5.2.37-2"), ("libc6", "2.41-12"), ("systemd", "257.9-1"))
+LOCKED = {
+    "root": (("bash", "5.2.37-2"), ("libc6", "2.41-12"), ("systemd", "257.9-1")),
+    "kernel": (("linux-image", "6.12"),),
 }
-KERNEL_PACKAGE = {"pkg:deb/debian/linux-image@6.12?arch=amd64&distro=debian-13": "0c" * 32}
+LOCK_FILE = Lock(
+    schema=1,
+    suite="trixie",
+    arch="amd64",
+    requested={},
+    packages=tuple(
+        LockedFile(
+            name=name,
+            version=version,
+            arch="amd64",
+            sha256=digest_of(name.encode())[7:],
+            size=1,
+            pool_path=f"pool/{name}",
+            sets=(of,),
+        )
+        for of, files in LOCKED.items()
+        for name, version in files
+    ),
+)
+LOCK = LOCK_FILE.to_bytes()
+
+
+def packages_of(name: str) -> dict[str, str]:
+    """Package URL → sha256 of a set of the lock."""
+    return {
+        purl.deb(file.name, file.version, file.arch, "debian-13"): file.sha256
+        for file in LOCK_FILE.of_set(name)
+    }
+
+
+PACKAGES, KERNEL_PACKAGE = packages_of("root"), packages_of("kernel")
 
 
 @dataclass(frozen=True)
@@ -129,18 +159,18 @@ def sbom_of(image: Image) -> Json:
     packages = [
         {
             "SPDXID": f"SPDXRef-{index}",
-            "name": purl.split("@")[0].rpartition("/")[2],
-            "versionInfo": purl.split("@")[1].split("?")[0],
+            "name": url.split("@")[0].rpartition("/")[2],
+            "versionInfo": url.split("@")[1].split("?")[0],
             "checksums": [{"algorithm": "SHA256", "checksumValue": sha256}],
             "externalRefs": [
                 {
                     "referenceCategory": "PACKAGE-MANAGER",
                     "referenceType": "purl",
-                    "referenceLocator": purl,
+                    "referenceLocator": url,
                 }
             ],
         }
-        for index, (purl, sha256) in enumerate((*PACKAGES.items(), *KERNEL_PACKAGE.items()))
+        for index, (url, sha256) in enumerate((*PACKAGES.items(), *KERNEL_PACKAGE.items()))
     ]
     elements = [
         {
@@ -190,9 +220,9 @@ def record_of(image: Image) -> provenance.BuildRecord:
                 "internalParameters": {"stageEnvironment": 1},
                 "resolvedDependencies": [
                     *(
-                        {"uri": purl, "digest": {"sha256": sha256}, "annotations": {"sets": [of]}}
+                        {"uri": url, "digest": {"sha256": sha256}, "annotations": {"sets": [of]}}
                         for of, used in (("root", PACKAGES), ("kernel", KERNEL_PACKAGE))
-                        for purl, sha256 in used.items()
+                        for url, sha256 in used.items()
                     ),
                     {"name": provenance.RECIPE_LOCK, "digest": {"sha256": digest_of(LOCK)[7:]}},
                     {"name": provenance.SOURCE, "digest": {"gitCommit": COMMIT}},

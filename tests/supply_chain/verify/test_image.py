@@ -18,6 +18,7 @@ from supply_chain.errors import (
 from supply_chain.image import BUILD_MANIFEST, KERNEL, METADATA
 from supply_chain.layout import open_layout
 from supply_chain.oci import MANIFEST, digest_of
+from supply_chain.provenance import RECIPE_LOCK
 from supply_chain.referrer import BUNDLE
 from supply_chain.registry import Document
 from supply_chain.statement import PROVENANCE, SBOM, SIGNATURE, statement_bytes
@@ -254,6 +255,56 @@ def test_a_provenance_that_lies(
 def test_another_lock_is_refused(bench: Bench, signed: Signed) -> None:
     refused = bench.refuse(signed.files, Step.LOCK, lock=LOCK + b" ")
     assert refused.found == digest_of(LOCK)[7:]
+
+
+def rewritten(old: str, new: str) -> Callable[[Json], Json]:
+    return lambda predicate: json.loads(json.dumps(predicate).replace(old, new))
+
+
+def with_dependency(uri: str, of: str) -> Callable[[Json], Json]:
+    def change(predicate: Json) -> Json:
+        if "buildDefinition" in predicate:
+            more = {"uri": uri, "digest": {"sha256": "0d" * 32}, "annotations": {"sets": [of]}}
+            predicate["buildDefinition"]["resolvedDependencies"].append(more)
+        return predicate
+
+    return change
+
+
+# SBOM and provenance agree, and name the lock: nothing else could see it.
+BUILT_FROM_OTHERS: dict[str, tuple[str, Callable[[Json], Json]]] = {
+    "another version": ("bash", rewritten("bash@5.2.37-2", "bash@5.2.36-1")),
+    "another file": ("bash", rewritten(digest_of(b"bash")[7:], "00" * 32)),
+    "a package more in the initramfs": (
+        "busybox",
+        with_dependency("pkg:deb/debian/busybox@1?arch=amd64&distro=debian-13", "initramfs"),
+    ),
+    "a package for another set": ("linux-image", rewritten('["kernel"]', '["root"]')),
+}
+
+
+@pytest.mark.parametrize(("package", "lie"), BUILT_FROM_OTHERS.values(), ids=BUILT_FROM_OTHERS)
+def test_an_image_of_other_packages_than_its_lock_names(
+    bench: Bench, forge: Forge, signed: Signed, package: str, lie: Callable[[Json], Json]
+) -> None:
+    said = {SBOM: lie(sbom_of(signed.image)), PROVENANCE: lie(provenance_of(signed.image))}
+    bundles = {
+        kind: bundle(forge, statement_bytes(signed.image.digest, kind, predicate))
+        for kind, predicate in said.items()
+    }
+    files = layout_files(signed.image, list({**signed.bundles, **bundles}.items()))
+    bench.verify(files)
+    refused = bench.refuse(files, Step.LOCK, lock=LOCK)
+    assert f"pkg:deb/debian/{package}" in refused.what
+
+
+def test_a_lock_that_is_none(bench: Bench, forge: Forge, signed: Signed) -> None:
+    changed = provenance_of(signed.image)
+    for dependency in changed["buildDefinition"]["resolvedDependencies"]:
+        if dependency.get("name") == RECIPE_LOCK:
+            dependency["digest"]["sha256"] = digest_of(b"{}")[7:]
+    refused = bench.refuse(resigned(forge, signed, PROVENANCE, changed), Step.LOCK, lock=b"{}")
+    assert "schema: Field required" in refused.what
 
 
 # --- steps 1 to 3: what is there ---
