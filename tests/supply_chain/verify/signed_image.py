@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.definition import canonical_json
-from pipelines.lock import Lock, LockedFile
+from pipelines.lock import Lock
 from stages.image import documents
 from stages.image.layout import Descriptor as Written
 from stages.shared import fsverity, purl
@@ -34,24 +34,26 @@ LOCKED = {
     "root": (("bash", "5.2.37-2"), ("libc6", "2.41-12"), ("systemd", "257.9-1")),
     "kernel": (("linux-image", "6.12"),),
 }
-LOCK_FILE = Lock(
-    schema=1,
-    suite="trixie",
-    arch="amd64",
-    requested={},
-    packages=tuple(
-        LockedFile(
-            name=name,
-            version=version,
-            arch="amd64",
-            sha256=digest_of(name.encode())[7:],
-            size=1,
-            pool_path=f"pool/{name}",
-            sets=(of,),
-        )
-        for of, files in LOCKED.items()
-        for name, version in files
-    ),
+LOCK_FILE = Lock.model_validate(
+    {
+        "schema": 1,
+        "suite": "trixie",
+        "arch": "amd64",
+        "requested": {},
+        "packages": [
+            {
+                "name": name,
+                "version": version,
+                "arch": "amd64",
+                "sha256": digest_of(name.encode())[7:],
+                "size": 1,
+                "pool_path": f"pool/{name}",
+                "sets": [of],
+            }
+            for of, files in LOCKED.items()
+            for name, version in files
+        ],
+    }
 )
 LOCK = LOCK_FILE.to_bytes()
 
