@@ -163,11 +163,7 @@ def _validated(model: type[_Read], content: bytes, what: str) -> _Read:
     try:
         return model.model_validate(oci.parse_object(content, what))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidDocument(
-            f"{what}: {field}: {first['msg']} (found {first['input']!a:.200})", REBUILD
-        ) from None
+        raise oci.broken_rule(error, what, REBUILD) from None
 
 
 def _differs(what: str, expected: object, found: object) -> InvalidDocument:

@@ -148,12 +148,8 @@ def _parse(model: type[_Model], content: bytes, what: str) -> _Model:
     try:
         return model.model_validate(loaded)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidDocument(
-            f"{what}: {field}: {first['msg']}",
-            "the document breaks the OCI image specification: push the image anew",
-        ) from None
+        hint = "the document breaks the OCI image specification: push the image anew"
+        raise broken_rule(error, what, hint) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

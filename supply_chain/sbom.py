@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from supply_chain.beside import REBUILD, read_beside, sbom_path
 from supply_chain.errors import InvalidDocument, LayoutError
-from supply_chain.oci import parse_object
+from supply_chain.oci import broken_rule, parse_object
 from supply_chain.provenance import check_image
 from supply_chain.statement import STATEMENT_LIMIT
 
@@ -117,9 +117,7 @@ def parse_sbom(document: Mapping[str, Any], what: str) -> Sbom:
     try:
         read = _Document.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidDocument(f"{what}: {field}: {first['msg']}", _HINT) from None
+        raise broken_rule(error, what, _HINT) from None
     elements = {element.SPDXID: element for element in read.packages}
     if len(elements) != len(read.packages):
         raise InvalidDocument(f"{what}: packages: an SPDXID stands twice", _HINT)
