@@ -1,4 +1,4 @@
-"""Reading and fingerprinting the keys and certificates of a trust."""
+"""The keys and certificates of a trust: their bytes, fingerprints, and what all of them say alike."""
 
 from __future__ import annotations
 
@@ -32,3 +32,24 @@ def pem(certificate: x509.Certificate) -> str:
 def fingerprint(certificate: x509.Certificate) -> str:
     """`sha256:` and the hex digest of the certificate."""
     return f"sha256:{hashlib.sha256(der(certificate)).hexdigest()}"
+
+
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """RFC 5280 section 4.2.1.3: for certificates, or for anything else."""
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def issued_by(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """What a certificate says of the key that signed it."""
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from supply_chain.errors import TokenError
-from supply_chain.trust.certificates import pem
+from supply_chain.trust.certificates import issued_by, key_usage, pem
 from supply_chain.trust.embedded.answers import Answer, Refused, Request, as_json, json_object
 from supply_chain.trust.embedded.certificate_log import CertificateLog
 from supply_chain.trust.embedded.issuer import AUDIENCE, Issuer, is_email
@@ -91,10 +91,10 @@ class CertificateAuthority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now)
             .not_valid_after(now + LIFETIME)
-            .add_extension(_DIGITAL_SIGNATURE, critical=True)
+            .add_extension(key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(_key_identifier(self._certificate), critical=False)
+            .add_extension(issued_by(self._certificate), critical=False)
             .add_extension(x509.SubjectAlternativeName([name]), critical=True)
             .add_extension(x509.UnrecognizedExtension(_ISSUER_V1, issuer.encode()), critical=False)
             .add_extension(x509.UnrecognizedExtension(_ISSUER_V2, asn1.encode_der(issuer)), critical=False)
@@ -106,24 +106,6 @@ class CertificateAuthority:
             _TIMESTAMPS, asn1.encode_der(_prefixed(_prefixed(timestamp)))
         )
         return builder.add_extension(timestamps, critical=False).sign(self._key, hashes.SHA256())
-
-
-_DIGITAL_SIGNATURE = x509.KeyUsage(
-    digital_signature=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
-)
-
-
-def _key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
 def _prefixed(content: bytes) -> bytes:

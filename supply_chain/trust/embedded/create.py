@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from supply_chain.trust import documents
+from supply_chain.trust.certificates import issued_by, key_usage
 from supply_chain.trust.embedded import private
 from supply_chain.trust.embedded.log_file import LogFile
 from supply_chain.trust.embedded.transparency_log import TransparencyLog
@@ -75,7 +76,7 @@ def _root(name: str, key: ec.EllipticCurvePrivateKey, start: datetime) -> x509.C
     return (
         _certificate(subject, subject, key.public_key(), start)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
 
@@ -86,15 +87,12 @@ def _timestamper(
     key: ec.EllipticCurvePublicKey,
     start: datetime,
 ) -> x509.Certificate:
-    identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
         _certificate(_name("disk-image embedded timestamper"), root.subject, key, start)
-        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         # RFC 3161 section 2.3: critical, and alone
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
-        )
+        .add_extension(issued_by(root), critical=False)
         .sign(root_key, hashes.SHA256())
     )
 
@@ -120,18 +118,4 @@ def _name(common_name: str) -> x509.Name:
             x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, OPERATOR),
             x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name),
         ]
-    )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
     )
