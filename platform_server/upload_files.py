@@ -30,6 +30,7 @@ from platform_server.identifiers import new_id
 from platform_server.metrics import sweeping
 from platform_server.state_folder import Platform
 from platform_server.tables import Publication
+from supply_chain.files import sync_folder
 
 # Room that uploads leave for the database.
 _RESERVE = 1024**3
@@ -216,8 +217,4 @@ def _sync(file: BinaryIO) -> None:
 
 def _rename(part: Path, path: Path) -> None:
     part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

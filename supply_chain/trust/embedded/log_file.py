@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from supply_chain.errors import TrustError
+from supply_chain.files import sync_folder
 from supply_chain.trust.embedded.merkle import MerkleTree, leaf_hash
 
 T = TypeVar("T")
@@ -216,11 +217,7 @@ class LogFile:
             os.fsync(file.fileno())
         new.replace(self._folder / "head")
         self._head_size = self._tree.size
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
 
     def _damaged(self, how: str) -> TrustError:
         """From now on this log serves nothing: what was read of it may be in the tree already."""
