@@ -6,8 +6,7 @@
         for publication in await actions.publications(platform.id):
             …
 
-Answers are `{"success": true, "data": …}`; `success` decides, whatever the HTTP status. Fields that are not
-known here are passed over, since platforms grow.
+Fields that are not known here are passed over, since platforms grow.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import httpx
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.errors import UsageError
-from platform_client.calls import Calls, answered_object, open_calls, refusal
+from platform_client.calls import Calls, answered_data, open_calls
 from platform_client.errors import NotThePlatform
 from platform_client.settings import check_secret, check_url
 from supply_chain.registry.retry import Policy
@@ -180,18 +179,14 @@ class Actions:
         *,
         query: Mapping[str, str] | None = None,
         repeatable: bool = True,
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, Any]:
         url = self._base.join(_BASE + path)
         if query:
             url = url.copy_merge_params(query)
         headers = self._headers if body is None else {**self._headers, "content-type": "application/json"}
         content = None if body is None else Body.of(json.dumps(body).encode())
         answer = await self._calls.send(method, url, lambda: headers, content, repeatable=repeatable)
-        told = answered_object(answer, self._calls) if 200 <= answer.status < 300 else {}
-        if told.get("success") is not True:
-            raise refusal(answer, self._calls, f"{method} {path}", _HINTS)
-        data = told.get("data")
-        return data if isinstance(data, dict) else told
+        return answered_data(answer, self._calls, f"{method} {path}", _HINTS)
 
     def _rows(self, data: Mapping[str, Any], key: str, model: type[_Model]) -> list[_Model]:
         rows = data.get(key)

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -167,6 +168,17 @@ def refusal(answer: Answer, calls: Calls, what: str, hints: Mapping[int, str]) -
     return Refused(
         f"{calls.who}: {what}: refused with {answer.status}{because}", hint, answer.status, reason
     )
+
+
+def answered_data(answer: Answer, calls: Calls, what: str, hints: Mapping[int, str]) -> Mapping[str, Any]:
+    """What a platform's API answers: `{"success": true, "data": …}`, where `success` decides, whatever the
+    HTTP status. Raises Refused and NotThePlatform.
+    """
+    told = answered_object(answer, calls) if 200 <= answer.status < 300 else {}
+    if told.get("success") is not True:
+        raise refusal(answer, calls, what, hints)
+    data = told.get("data")
+    return data if isinstance(data, dict) else told
 
 
 def word(value: object) -> str | None:

@@ -20,7 +20,7 @@ import anyio
 import httpx
 
 from pipelines.errors import UsageError
-from platform_client.calls import POLICY, Calls, answered_object, open_calls, refusal
+from platform_client.calls import POLICY, Calls, answered_data, open_calls, refusal
 from platform_client.errors import NotThePlatform
 from platform_client.settings import check_secret, check_url
 from supply_chain.registry.retry import Policy
@@ -118,18 +118,14 @@ class _Worker:
             "content-type": "application/json",
         }
 
-    async def ask(self, action: str, body: Mapping[str, object]) -> dict[str, Any]:
+    async def ask(self, action: str, body: Mapping[str, object]) -> Mapping[str, Any]:
         answer = await self._calls.send(
             "POST",
             self._base.join(_BASE + action),
             lambda: self._headers,
             Body.of(json.dumps(body).encode()),
         )
-        told = answered_object(answer, self._calls) if 200 <= answer.status < 300 else {}
-        if told.get("success") is not True:
-            raise refusal(answer, self._calls, action, _HINTS)
-        data = told.get("data")
-        return data if isinstance(data, dict) else told
+        return answered_data(answer, self._calls, action, _HINTS)
 
 
 async def _put(
