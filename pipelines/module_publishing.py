@@ -187,12 +187,8 @@ class Publishing(ABC):
         from supply_chain.verify.image import verify_image
         from supply_chain.verify.policy import signer_policy
         from supply_chain.verify.source import open_source
-        from supply_chain.verify.steps import Done
 
         lines: list[str] = []
-
-        def held(done: Done) -> None:
-            lines.append(f"{done.step.number}  {done.step:<10}  ok      {done.found}")
 
         with told():
             policy = signer_policy(
@@ -217,7 +213,9 @@ class Publishing(ABC):
                     credentials=registry.credentials,
                 ) as source,
             ):
-                verified = await verify_image(source, trusted, policy, lock=locked, on_step=held)
+                verified = await verify_image(
+                    source, trusted, policy, lock=locked, on_step=lambda done: lines.append(done.line)
+                )
         return "\n".join((*lines, f"{ref or 'the layout'} is {verified.digest}", ""))
 
     async def _chosen(

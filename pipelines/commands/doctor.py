@@ -23,16 +23,15 @@ def run(args: Namespace) -> int:
         from supply_chain.trust.check import check_trust
 
         checks += anyio.run(check_trust, load_trust(args.trust))
-    if args.json:
+    return report(checks, as_json=args.json)
+
+
+def report(checks: Sequence[Check], *, as_json: bool) -> int:
+    """Print a line for each check, and for each that failed one of what to do; the exit code."""
+    if as_json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}))
-    else:
-        print_checks(checks)
-    return 0 if all(check.ok for check in checks) else 1
-
-
-def print_checks(checks: Sequence[Check]) -> None:
-    """A line for each check, and for each that failed one of what to do."""
-    for check in checks:
+    for check in () if as_json else checks:
         print(f"{'ok  ' if check.ok else 'FAIL'}  {check.check}: {check.found}")
         if not check.ok:
             print(f"      to do: {check.to_do}")
+    return 0 if all(check.ok for check in checks) else 1

@@ -8,7 +8,6 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import anyio
 from cryptography import x509
 
-from pipelines.commands.doctor import print_checks
+from pipelines.commands.doctor import report
 from pipelines.errors import UsageError
 from supply_chain.trust import Trust, init_embedded, load_trust, running
 from supply_chain.trust.check import check_signing, check_trust
@@ -96,11 +95,7 @@ def _check(args: Namespace) -> int:
             check_signing, trust, os.environ, token_file=args.identity_token_file, identity=args.identity
         )
         checks.append(anyio.run(signing))
-    if args.json:
-        print(json.dumps({"checks": [asdict(check) for check in checks]}))
-    else:
-        print_checks(checks)
-    return 0 if all(check.ok for check in checks) else 1
+    return report(checks, as_json=args.json)
 
 
 def _serve(args: Namespace) -> int:

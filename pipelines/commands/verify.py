@@ -16,9 +16,7 @@ from supply_chain.trust import load_trust
 from supply_chain.verify.image import Verified, verify_image
 from supply_chain.verify.policy import signer_policy
 from supply_chain.verify.source import open_source
-from supply_chain.verify.steps import Done, Step
-
-_WIDTH = max(len(step) for step in Step)
+from supply_chain.verify.steps import Step
 
 
 def run(args: Namespace) -> int:
@@ -32,24 +30,26 @@ def run(args: Namespace) -> int:
     trust = load_trust(args.trust)
     lock = None if args.lock is None else _lock(args.lock)
 
-    def show(step: Step, how: str) -> None:
+    def show(line: str) -> None:
         if not args.json:
-            print(f"{step.number}  {step:<{_WIDTH}}  {how}", flush=True)
-
-    def held(done: Done) -> None:
-        show(done.step, f"ok      {done.found}")
+            print(line, flush=True)
 
     async def verify() -> Verified:
         async with open_source(args.image, plain_http=args.plain_http, ca_file=args.ca_file) as source:
             return await verify_image(
-                source, trust, policy, lock=lock, read_layers=args.layers or None, on_step=held
+                source,
+                trust,
+                policy,
+                lock=lock,
+                read_layers=args.layers or None,
+                on_step=lambda done: show(done.line),
             )
 
     try:
         verified = anyio.run(verify)
     except VerificationError as error:
         if error.step:
-            show(Step(error.step), "FAILED")
+            show(Step(error.step).line("FAILED"))
         raise
     if args.json:
         print(json.dumps(verified.to_json()))

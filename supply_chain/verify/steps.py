@@ -33,6 +33,10 @@ class Step(StrEnum):
         """From 1 on."""
         return list(Step).index(self) + 1
 
+    def line(self, how: str) -> str:
+        """How it went, for people."""
+        return f"{self.number}  {self:<{max(map(len, Step))}}  {how}"
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -40,6 +44,11 @@ class Done:
 
     step: Step
     found: str
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return self.step.line(f"ok      {self.found}")
 
 
 @contextmanager
