@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -25,11 +26,11 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.errors import DiskImageError
 from pipelines.recipe import load_recipe
 from platform_client.actions import Actions, Publication, open_actions
+from supply_chain.trust import load_trust
+from supply_chain.verify.policy import Signer
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = ROOT / ".tools/debian/docker-registry/usr/bin/docker-registry"
-# As whom the embedded trust signs, and who vouches for it there.
-IDENTITY, ISSUER = "disk-image@localhost", "http://127.0.0.1:9462"
 # Seconds for a server to answer, and for the platform to verify an image.
 START, VERIFY = 30, 300
 
@@ -54,6 +55,7 @@ def main(recipe: Path, output: Path) -> None:
     disk_image("build", recipe, "--relock", "--output", output)
     if not trust.exists():
         disk_image("trust", "init", trust, "--json", stdout=subprocess.DEVNULL)
+    signer = signer_of(trust)
     site = load_site(folder)
     with ExitStack() as stack:
         registry = f"127.0.0.1:{site.registry_port}"
@@ -63,7 +65,7 @@ def main(recipe: Path, output: Path) -> None:
         trusted = ["--trusted-registry", registry, "--private-registry", registry]
         command = [*words("platform"), *serve, *trusted, "--state", os.fspath(folder / "platform")]
         stack.enter_context(serving(command, f"{platform}/healthz", folder))
-        site = anyio.run(provisioned, site, folder, platform, slug)
+        site = anyio.run(provisioned, site, folder, platform, slug, signer)
         ref = f"{registry}/disk-images/{slug}:latest"
         step(2, f"sign, push to docker-registry at {registry}, tell the platform at {platform}")
         url, secret = site.webhooks[slug]
@@ -80,8 +82,8 @@ def main(recipe: Path, output: Path) -> None:
             environment=told,
         )
         step(3, "verify what the registry has")
-        signer = ["--identity", IDENTITY, "--issuer", ISSUER]
-        disk_image("verify", ref, "--trust", trust, *signer, "--plain-http")
+        who = ["--identity", signer.identity, "--issuer", signer.issuer]
+        disk_image("verify", ref, "--trust", trust, *who, "--plain-http")
         step(4, "what the platform made of it")
         publication = anyio.run(outcome, site, platform, slug)
         print(f"publication  {publication.id}\nstatus       {publication.status}")
@@ -110,6 +112,14 @@ def disk_image(
     done = subprocess.run(command, env={**os.environ, **(environment or {})}, stdout=stdout)
     if done.returncode != 0:
         raise SystemExit(done.returncode)
+
+
+def signer_of(trust: Path) -> Signer:
+    """As whom the embedded trust signs, and who vouches for it there."""
+    embedded = load_trust(trust).embedded
+    if embedded is None:
+        raise DiskImageError(f"{trust} is no embedded trust", "move it away, and run it again")
+    return Signer(embedded.default_identity, embedded.issuer)
 
 
 def load_site(folder: Path) -> Site:
@@ -180,12 +190,15 @@ def wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise DiskImageError(f"{log.stem} did not start: {last}", f"see {log}")
 
 
-async def provisioned(site: Site, folder: Path, url: str, slug: str) -> Site:
+async def provisioned(site: Site, folder: Path, url: str, slug: str, signer: Signer) -> Site:
     """The site with a node platform for these images, and a webhook to report them by."""
     if slug in site.webhooks:
         return site
     async with open_actions(url, site.admin_token) as actions:
-        policy = {"cosign_identity_regexp": IDENTITY, "cosign_issuer_regexp": ISSUER.replace(".", "[.]")}
+        policy = {
+            "cosign_identity_regexp": re.escape(signer.identity),
+            "cosign_issuer_regexp": re.escape(signer.issuer),
+        }
         await actions.create_node_platform(slug, **policy)
         webhook = await actions.create_webhook(slug)
     pair = (webhook.webhook_url, webhook.webhook_secret)
