@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.postgres_server import programs
+from tests.waits import Waits
 
 # A busy machine makes one example slow now and then; nothing here is about speed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -70,6 +71,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for name, requirement in REQUIREMENTS.items():
         if item.get_closest_marker(name) is not None and (reason := requirement()) is not None:
             pytest.skip(reason)
+
+
+@pytest.fixture
+def waits() -> Waits:
+    """What the policy of this test waited."""
+    return Waits()
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.loopback import Handler, LoopbackServer, serving
 
 
 @dataclass(frozen=True)
@@ -39,51 +39,33 @@ def data(**fields: object) -> Answered:
     return Answered(200, {"success": True, "data": fields})
 
 
-class AnsweringServer(ThreadingHTTPServer):
+class AnsweringServer(LoopbackServer):
     """`answer` is asked for each request."""
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.asked: list[Asked] = []
         self.answer: Callable[[Asked], Answered] = lambda asked: Answered(404)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return self.root
 
     def play(self, *answers: Answered) -> None:
         """One after the other."""
         following = iter(answers)
         self.answer = lambda asked: next(following)
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that give up are part of the tests."""
-
 
 @contextmanager
 def answering_server() -> Iterator[AnsweringServer]:
     """For the length of a test."""
-    with AnsweringServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(AnsweringServer()) as server:
+        yield server
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    timeout = 20
+class _Handler(Handler):
     server: AnsweringServer
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pytest
 
 from platform_client.settings import WEBHOOK_SECRETS, WEBHOOK_URLS, Webhook, webhook_settings
 from supply_chain.registry import Policy
 from tests.platform_client.webhook_server import WebhookServer, webhook_server
+from tests.waits import Waits
 
 
 @pytest.fixture
@@ -23,22 +23,6 @@ def server() -> Iterator[WebhookServer]:
 def webhook(server: WebhookServer) -> Webhook:
     """The same, as a pipeline knows it."""
     return webhook_settings(server.environment())
-
-
-@dataclass
-class Waits:
-    """A sleep that does not, and remembers."""
-
-    slept: list[float] = field(default_factory=list)
-
-    async def __call__(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-
-@pytest.fixture
-def waits() -> Waits:
-    """What the policy of this test waited."""
-    return Waits()
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from platform_client.errors import Conflict, NotThePlatform, PlatformError, Refu
 from platform_client.settings import Webhook, webhook_settings
 from platform_client.webhook import Taken, WebhookBody, deliver
 from supply_chain.registry import Policy
-from tests.platform_client.conftest import Waits
 from tests.platform_client.webhook_server import SECRET, Fault, Planned, WebhookServer, webhook_server
+from tests.waits import Waits
 
 TLS = Path(__file__).parents[1] / "supply_chain" / "tls"
 DIGEST = "ab" * 32

@@ -10,19 +10,18 @@ import base64
 import hashlib
 import hmac
 import json
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook as ReferenceWebhook
 from standardwebhooks import WebhookVerificationError
+
+from tests.loopback import Cut, Handler, LoopbackServer, serving
 
 PATH = "/api/v1/system/webhooks/disk_image/built/0195d3b6-7c1e-7f00-8000-00000000beef"
 SECRET = "pndis_0aK3b-Qm_x7VtR2nYw9cZsLdPfGhJuEiToXq4B6C8"
@@ -84,19 +83,11 @@ def _nothing() -> None:
     """Without a hook."""
 
 
-class WebhookServer(ThreadingHTTPServer):
+class WebhookServer(LoopbackServer):
     """Change the public attributes between requests. `up` False: it takes connections and cuts them."""
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.scheme = "https" if tls else "http"
-        if tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*tls)
-            self.socket = context.wrap_socket(self.socket, server_side=True)
+        super().__init__(_Handler, tls)
         self.lock = threading.RLock()
         self.up = True
         self.faults: list[Planned] = []
@@ -114,7 +105,7 @@ class WebhookServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The webhook's."""
-        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}{PATH}"
+        return f"{self.root}{PATH}"
 
     @property
     def publications(self) -> set[str]:
@@ -128,21 +119,12 @@ class WebhookServer(ThreadingHTTPServer):
             "POWERNODE_DISK_IMAGE_WEBHOOK_SECRET": self.secret,
         }
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that give up are part of the tests."""
-
 
 @contextmanager
 def webhook_server(tls: tuple[Path, Path] | None = None) -> Iterator[WebhookServer]:
     """A webhook for the length of a test; `tls` are certificate and key."""
-    with WebhookServer(tls) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(WebhookServer(tls)) as server:
+        yield server
 
 
 def verified(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
@@ -159,24 +141,8 @@ def verified(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
     return True
 
 
-class _Cut(Exception):
-    """Close the connection without another word."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    timeout = 20
+class _Handler(Handler):
     server: WebhookServer
-
-    def handle_one_request(self) -> None:
-        with suppress(ConnectionError):
-            super().handle_one_request()
-            return
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
 
     def do_GET(self) -> None:
         self._answer(404, {"success": False, "status": "error", "reason": "not_a_webhook"})
@@ -184,10 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             self._post()
-        except _Cut:
-            self.close_connection = True
-            with suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
+        except Cut:
+            self.cut()
 
     def _post(self) -> None:
         server = self.server
@@ -198,11 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
                 planned.times -= 1
         fault = planned.fault if planned else None
         if not server.up or fault is Fault.CUT_BEFORE:
-            raise _Cut
+            raise Cut
         length = int(self.headers["content-length"])
         if fault is Fault.CUT_IN_BODY:
             self.rfile.read(length // 2)
-            raise _Cut
+            raise Cut
         body = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         good = verified(server.secret, headers, body)
@@ -247,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         status, said = self._judge(headers, body, good)
         self.server.on_answer()
         if fault is Fault.CUT_AFTER:
-            raise _Cut
+            raise Cut
         content = json.dumps(said).encode()
         if fault is Fault.WRONG_TYPE:
             return self._page(status, content, **{"Content-Type": "text/plain"})
@@ -257,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             if fault is Fault.CUT_IN_ANSWER:
                 self.wfile.write(content[: len(content) // 2])
-                raise _Cut
+                raise Cut
             for at in range(len(content)):
                 self.wfile.write(content[at : at + 1])
                 threading.Event().wait(0.05)

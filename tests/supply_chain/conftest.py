@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -12,6 +11,7 @@ from anyio.from_thread import start_blocking_portal
 from supply_chain.registry import Policy
 from supply_chain.trust import Trust, init_embedded, load_trust, running
 from tests.supply_chain.registry_server import RegistryServer, registry
+from tests.waits import Waits
 
 
 @pytest.fixture
@@ -31,22 +31,6 @@ def embedded_trust(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trust]:
         portal.wrap_async_context_manager(running(load_trust(folder))) as trust,
     ):
         yield trust
-
-
-@dataclass
-class Waits:
-    """A sleep that does not, and remembers."""
-
-    slept: list[float] = field(default_factory=list)
-
-    async def __call__(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-
-@pytest.fixture
-def waits() -> Waits:
-    """What the policy of this test waited."""
-    return Waits()
 
 
 @pytest.fixture

@@ -11,16 +11,15 @@ import hashlib
 import json
 import re
 import secrets
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+from tests.loopback import Cut, Handler, LoopbackServer, serving
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 _PATH = re.compile(
@@ -84,19 +83,11 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-class RegistryServer(ThreadingHTTPServer):
+class RegistryServer(LoopbackServer):
     """Change the public attributes before or between requests."""
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        if tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*tls)
-            self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.scheme = "https" if tls else "http"
+        super().__init__(_Handler, tls)
         self.lock = threading.RLock()
         self.repos: dict[str, Repo] = {}
         self.uploads: dict[str, bytearray] = {}
@@ -123,11 +114,6 @@ class RegistryServer(ThreadingHTTPServer):
         self.echo_authorization = False
         self.overwrite_fallback: list[bytes] = []
 
-    @property
-    def host(self) -> str:
-        """`127.0.0.1:<port>`."""
-        return f"127.0.0.1:{self.server_address[1]}"
-
     def repo(self, name: str) -> Repo:
         return self.repos.setdefault(name, Repo())
 
@@ -135,41 +121,16 @@ class RegistryServer(ThreadingHTTPServer):
         """Bytes of bodies that came with `method`."""
         return sum(one.body_bytes for one in self.seen if one.method == method)
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that give up are part of the tests."""
-
 
 @contextmanager
 def registry(tls: tuple[Path, Path] | None = None) -> Iterator[RegistryServer]:
     """A registry for the length of a test."""
-    with RegistryServer(tls) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(RegistryServer(tls)) as server:
+        yield server
 
 
-class _Cut(Exception):
-    """Close the connection without another word."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    timeout = 20
+class _Handler(Handler):
     server: RegistryServer
-
-    def handle_one_request(self) -> None:
-        with suppress(ConnectionError, ssl.SSLError):
-            super().handle_one_request()
-            return
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
 
     def _handle(self) -> None:
         server = self.server
@@ -183,23 +144,23 @@ class _Handler(BaseHTTPRequestHandler):
         self._fault = planned[0] if planned else None
         try:
             self._play(url.path, {name: values[0] for name, values in parse_qs(url.query).items()})
-        except _Cut:
+        except Cut:
             self._record(0)
-            self._cut()
+            self.cut()
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _handle
 
     def _play(self, path: str, query: dict[str, str]) -> None:
         server, fault = self.server, self._fault
         if fault is Fault.CUT_BEFORE:
-            raise _Cut
+            raise Cut
         length = int(self.headers.get("content-length", 0))
         body = self.rfile.read(length // 2 if fault is Fault.CUT_IN_BODY else length)
         self._taken = len(body)
         if fault is Fault.CUT_IN_BODY:
             if self.command == "PATCH" and (session := path.rsplit("/", 1)[-1]) in server.uploads:
                 server.uploads[session] += body
-            raise _Cut
+            raise Cut
         if fault in (Fault.TOO_MANY, Fault.ERROR, Fault.BUSY):
             status = {Fault.TOO_MANY: 429, Fault.ERROR: 500, Fault.BUSY: 503}[fault]
             headers = {} if fault is Fault.ERROR else {"Retry-After": server.retry_after}
@@ -429,7 +390,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, content: bytes = b"", /, **headers: str) -> None:
         fault = self._fault
         if fault is Fault.CUT_AFTER:
-            raise _Cut
+            raise Cut
         self._record(status)
         if content and fault is Fault.WRONG_BYTES:
             content = content[:-1] + bytes([content[-1] ^ 1])
@@ -445,15 +406,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is Fault.CUT_IN_ANSWER:
             self.wfile.write(content[: len(content) // 2])
-            raise _Cut
+            raise Cut
         if fault is Fault.TRICKLE:
             for at in range(len(content)):
                 self.wfile.write(content[at : at + 1])
                 threading.Event().wait(0.02)
             return
         self.wfile.write(content)
-
-    def _cut(self) -> None:
-        self.close_connection = True
-        with suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)

@@ -25,8 +25,8 @@ from supply_chain.errors import (
 )
 from supply_chain.oci import Descriptor, digest_of
 from supply_chain.registry import How, Policy, Repository, open_repository, read_bytes, read_file
-from tests.supply_chain.conftest import Waits
 from tests.supply_chain.registry_server import Fault, Planned, RegistryServer, registry
+from tests.waits import Waits
 
 _Result = TypeVar("_Result")
 CHUNK = 64 * 1024

@@ -18,9 +18,9 @@ from supply_chain.oci import digest_of, parse_manifest
 from supply_chain.pull import PullResult, pull
 from supply_chain.push import PushResult, push
 from supply_chain.registry import Policy
-from tests.supply_chain.conftest import Waits
 from tests.supply_chain.images import hang, noise, write_image
 from tests.supply_chain.registry_server import Fault, Planned, RegistryServer, registry
+from tests.waits import Waits
 
 # One of these, once, must not even be noticed.
 HEALED = frozenset(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from supply_chain.registry import Policy
 from supply_chain.registry.retry import Attempts, retry_after
-from tests.supply_chain.conftest import Waits
+from tests.waits import Waits
 
 NOON = 1_800_000_000.0
 DATE = "Fri, 15 Jan 2027 08:00:00 GMT"

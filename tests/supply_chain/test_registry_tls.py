@@ -14,8 +14,8 @@ from supply_chain.errors import BrokenAnswer, Unavailable
 from supply_chain.oci import Descriptor, digest_of
 from supply_chain.registry import Policy, open_repository
 from supply_chain.registry.wire import proxy_for
-from tests.supply_chain.conftest import Waits
 from tests.supply_chain.registry_server import RegistryServer, registry
+from tests.waits import Waits
 
 FILES = Path(__file__).parent / "tls"
 CONTENT = b"content"

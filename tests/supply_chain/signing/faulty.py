@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import http.client
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests import loopback
+from tests.loopback import Cut, Handler, LoopbackServer
 from tests.supply_chain.registry_server import Fault, Planned
 
 LOGIN_PAGE = b"<!DOCTYPE html><title>Log in</title>"
@@ -38,19 +37,11 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class FaultyServer(ThreadingHTTPServer):
+class FaultyServer(LoopbackServer):
     """Answers by `answer` what no fault hits. Change the public attributes before or between requests."""
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self, answer: Callable[[Request], Reply], tls: tuple[Path, Path] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self._scheme = "https" if tls else "http"
-        if tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*tls)
-            self.socket = context.wrap_socket(self.socket, server_side=True)
+        super().__init__(_Handler, tls)
         self.answer = answer
         self.faults: list[Planned] = []
         self.retry_after = "1"
@@ -58,14 +49,11 @@ class FaultyServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.server_address[1]}"
+        return self.root
 
     def asked(self, path: str) -> int:
         """How many requests came for a path with this in it."""
         return sum(path in one.path for one in self.seen)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that give up are part of the tests."""
 
 
 @contextmanager
@@ -73,14 +61,8 @@ def serving(
     answer: Callable[[Request], Reply], tls: tuple[Path, Path] | None = None
 ) -> Iterator[FaultyServer]:
     """A server for the length of a test; `tls` are its certificate and key."""
-    with FaultyServer(answer, tls) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with loopback.serving(FaultyServer(answer, tls)) as server:
+        yield server
 
 
 def proxy(upstream: str) -> Callable[[Request], Reply]:
@@ -101,29 +83,17 @@ def proxy(upstream: str) -> Callable[[Request], Reply]:
     return forward
 
 
-class _Cut(Exception):
-    """Close the connection without another word."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    timeout = 20
+class _Handler(Handler):
     server: FaultyServer
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
 
     def _handle(self) -> None:
         with suppress(ConnectionError):
             try:
                 self._play()
                 return
-            except _Cut:
+            except Cut:
                 pass
-        self.close_connection = True
-        with suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
+        self.cut()
 
     do_GET = do_POST = _handle
 
@@ -138,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, self.path, headers, body)
         server.seen.append(request)
         if fault in (Fault.CUT_BEFORE, Fault.CUT_IN_BODY):
-            raise _Cut
+            raise Cut
         if fault in _STATUS:
             retry = {} if fault is Fault.ERROR else {"Retry-After": server.retry_after}
             return self._send(Reply(_STATUS[fault], b'{"code":14,"message":"not now"}', retry), None)
@@ -148,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, reply: Reply, fault: Fault | None) -> None:
         if fault is Fault.CUT_AFTER:
-            raise _Cut
+            raise Cut
         body = reply.body
         if fault is Fault.TRUNCATED:
             body = body[: len(body) // 2]
@@ -162,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if fault is Fault.CUT_IN_ANSWER:
             self.wfile.write(body[: len(body) // 2])
-            raise _Cut
+            raise Cut
         if fault is Fault.TRICKLE:
             for at in range(len(body)):
                 self.wfile.write(body[at : at + 1])

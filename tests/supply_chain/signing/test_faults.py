@@ -17,7 +17,6 @@ import pytest
 from supply_chain import layout_write
 from supply_chain.errors import LayoutError, ServiceDown, SigningError, SupplyChainError
 from supply_chain.signing.sign import sign_layout
-from tests.supply_chain.conftest import Waits
 from tests.supply_chain.registry_server import Fault, Planned
 from tests.supply_chain.signing.faulty import Reply
 from tests.supply_chain.signing.through_proxy import (
@@ -28,6 +27,7 @@ from tests.supply_chain.signing.through_proxy import (
     TIMESTAMPER,
     Behind,
 )
+from tests.waits import Waits
 
 CUTS = (Fault.CUT_BEFORE, Fault.CUT_IN_BODY, Fault.CUT_AFTER, Fault.CUT_IN_ANSWER)
 PASSING = (*CUTS, Fault.TOO_MANY, Fault.ERROR, Fault.BUSY)

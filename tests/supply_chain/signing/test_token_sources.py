@@ -18,10 +18,10 @@ from supply_chain.signing.services import services
 from supply_chain.signing.token_sources import identity_token
 from supply_chain.signing.tokens import IdentityToken
 from supply_chain.trust import Trust
-from tests.supply_chain.conftest import Waits
 from tests.supply_chain.registry_server import Fault, Planned
 from tests.supply_chain.signing.faulty import LOGIN_PAGE, FaultyServer, Reply, serving
 from tests.supply_chain.signing.jwt_texts import encoded, token
+from tests.waits import Waits
 
 BEARER = "c4n4ry-request-token"
 FORGES = token(sub="the forge's")
