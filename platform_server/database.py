@@ -4,9 +4,9 @@ A unit of work is a function of a Session. It may run again when the database as
 wrote first, or the connection was lost), so it has no other effect than its transaction. What it returns
 outlives the session.
 
-On SQLite one transaction at a time writes, and holds the units of work that waited for it; readers see the
-state at their beginning (WAL). On PostgreSQL `SELECT … FOR UPDATE` does the same for the rows that matter:
-whoever changes a publication or what a platform boots holds that platform's row (see `postgres`).
+On SQLite one transaction at a time writes, and holds the units of work that waited for it (`group_commit`);
+readers see the state at their beginning (WAL). On PostgreSQL `SELECT … FOR UPDATE` does the same for the
+rows that matter: whoever changes a publication or what a platform boots holds that platform's row.
 
 Several processes may work on one database. What they share is there and nowhere else.
 """
@@ -14,12 +14,10 @@ Several processes may work on one database. What they share is there and nowhere
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -31,6 +29,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from platform_server import postgres, sqlite
 from platform_server.errors import StateError, Unavailable
+from platform_server.group_commit import GroupCommit, Unit
 
 _Result = TypeVar("_Result")
 Work = Callable[[Session], _Result]
@@ -42,24 +41,6 @@ _PATIENCE = 10.0
 READERS = 4
 # Units of work side by side on PostgreSQL.
 WRITERS = 8
-# Units of work in one transaction on SQLite.
-GROUP = 64
-
-
-class _Waiting(Generic[_Result]):
-    """A unit of work that waits for its turn, and then what came of it."""
-
-    def __init__(self, work: Work[_Result]) -> None:
-        self.work = work
-        self.done = False
-        self.error: BaseException | None = None
-        self.value: _Result | None = None
-
-    def result(self) -> _Result:
-        """What the work returned; raises what it raised."""
-        if self.error is not None:
-            raise self.error
-        return cast(_Result, self.value)
 
 
 class Database:
@@ -85,8 +66,7 @@ class Database:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
         self.is_sqlite = self.server is None
-        self._turn = threading.Lock()
-        self._waiting: deque[_Waiting[Any]] = deque()
+        self._groups = GroupCommit(self._run)
         # Each event loop has limiters of its own: the workers run on another one than the server.
         self._reading: RunVar[anyio.CapacityLimiter] = RunVar("reading")
         self._writing: RunVar[anyio.CapacityLimiter] = RunVar("writing")
@@ -98,8 +78,16 @@ class Database:
 
     async def write(self, work: Work[_Result]) -> _Result:
         """Run `work` in a transaction that is committed when this returns, and undone when it raises."""
-        limiter = _limiter(self._writing, GROUP if self.is_sqlite else WRITERS)
+        if self.is_sqlite:
+            return await self._groups.do(Unit(_in_session(work)))
+        limiter = _limiter(self._writing, WRITERS)
         return await anyio.to_thread.run_sync(self.write_now, work, limiter=limiter)
+
+    async def write_together(self, work: Callable[[Connection], _Result], key: str) -> _Result:
+        """`write` for many short ones, on a connection: one transaction holds as many as wait. `key` names
+        what they take turns for.
+        """
+        return await self._groups.do(Unit(_in_savepoint(work), key))
 
     def read_now(self, work: Work[_Result]) -> _Result:
         """`read`, in this thread."""
@@ -113,7 +101,7 @@ class Database:
     def write_now(self, work: Work[_Result]) -> _Result:
         """`write`, in this thread."""
         if self.is_sqlite:
-            return self._patiently(lambda: self._in_turn(work))
+            return self._groups.do_now(Unit(_in_session(work)))
         return self._patiently(lambda: self._alone(work))
 
     @contextmanager
@@ -135,6 +123,7 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        self._groups.close()
         self.engine.dispose()
 
     def _patiently(self, once: Callable[[], _Result]) -> _Result:
@@ -144,41 +133,80 @@ class Database:
         while True:
             try:
                 return once()
-            except StaleDataError:
+            except (StaleDataError, DBAPIError) as error:
                 failed += 1
-                if failed >= _ATTEMPTS:
-                    raise
-            except DBAPIError as error:
-                failed += 1
-                if self.server is not None and postgres.lost(error):
+                if self.server is not None and isinstance(error, DBAPIError) and postgres.lost(error):
                     if time.monotonic() >= until:
                         raise Unavailable(
                             "the platform's database does not answer", "send the request again later"
                         ) from error
-                elif failed >= _ATTEMPTS or not self._may_heal(error):
+                elif failed >= _ATTEMPTS or not self._heals(error):
                     raise
             time.sleep(min(1.0, _FIRST_WAIT * 2**failed) * random.random())
 
-    def _may_heal(self, error: DBAPIError) -> bool:
+    def _heals(self, error: BaseException) -> bool:
+        """Whether the same work may succeed when it is done again."""
+        if isinstance(error, StaleDataError):
+            return True
+        if not isinstance(error, DBAPIError):
+            return False
         if self.server is None:
             return sqlite.may_heal(error)
         # Whoever wrote the same first is found by the next attempt.
         return postgres.may_heal(error) or getattr(error.orig, "sqlstate", None) == postgres.UNIQUE
 
     def _alone(self, work: Work[_Result]) -> _Result:
-        """One transaction. A commit whose answer was lost is asked for, so that nothing is done twice."""
-        with Session(self._writers, expire_on_commit=False) as session:
+        with (
+            self._transaction() as connection,
+            Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session,
+        ):
             value = work(session)
             session.flush()
-            transaction = postgres.transaction_id(session.connection())
             # What the work returns stays as it is, however the commit ends.
             session.expunge_all()
+            return value
+
+    def _run(self, group: Sequence[Unit[Any]]) -> Sequence[Unit[Any]]:
+        """One transaction, in which a unit that fails takes no other along; those to be done again."""
+
+        def once() -> None:
+            with self._transaction() as connection:
+                for each in group:
+                    each.error = None
+                    try:
+                        each.value = each.work(connection)
+                    except Exception as error:
+                        if (
+                            self.server is not None
+                            and isinstance(error, DBAPIError)
+                            and postgres.lost(error)
+                        ):
+                            raise
+                        each.error = error
+
+        self._patiently(once)
+        again = [each for each in group if each.error is not None and self._heals(each.error)]
+        for each in again:
+            each.failures += 1
+        return [each for each in again if each.failures < _ATTEMPTS]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """One transaction. A commit whose answer was lost is asked for, so that nothing is done twice."""
+        if self.server is None:
+            with self._writers.begin() as connection:
+                yield connection
+            return
+        with self._writers.connect() as connection:
+            connection.begin()
+            yield connection
+            transaction = postgres.transaction_id(connection)
             try:
-                session.commit()
+                connection.commit()
             except DBAPIError as error:
                 if transaction is None or not postgres.lost(error):
                     raise
-                session.close()
+                connection.close()
                 was = postgres.committed(self._readers, transaction, _PATIENCE)
                 if was is None:
                     raise Unavailable(
@@ -187,40 +215,27 @@ class Database:
                     ) from error
                 if not was:
                     raise
-            return value
 
-    def _in_turn(self, work: Work[_Result]) -> _Result:
-        """Whoever has the turn also runs what waits behind it, so that one sync to disk serves all."""
-        mine = _Waiting(work)
-        self._waiting.append(mine)
-        with self._turn:
-            while not mine.done:
-                self._run([self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))])
-        return mine.result()
 
-    def _run(self, group: list[_Waiting[Any]]) -> None:
-        """One transaction with a savepoint for each unit of work: one that fails takes no other along."""
-        try:
-            with self._writers.begin() as connection:
-                for each in group:
-                    try:
-                        with (
-                            Session(
-                                connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
-                            ) as session,
-                            session.begin(),
-                        ):
-                            each.value = each.work(session)
-                    except Exception as error:
-                        each.error = error
-        except BaseException as error:
-            for each in group:
-                each.error = error
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            for each in group:
-                each.done = True
+def _in_session(work: Work[_Result]) -> Callable[[Connection], _Result]:
+    """In a savepoint of the connection's transaction."""
+
+    def run(connection: Connection) -> _Result:
+        with (
+            Session(connection, expire_on_commit=False, join_transaction_mode="create_savepoint") as session,
+            session.begin(),
+        ):
+            return work(session)
+
+    return run
+
+
+def _in_savepoint(work: Callable[[Connection], _Result]) -> Callable[[Connection], _Result]:
+    def run(connection: Connection) -> _Result:
+        with connection.begin_nested():
+            return work(connection)
+
+    return run
 
 
 def _limiter(variable: RunVar[anyio.CapacityLimiter], tokens: int) -> anyio.CapacityLimiter:

@@ -25,8 +25,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from platform_server import deliveries
 from platform_server.deliveries import AnyRow, Key
@@ -123,11 +123,26 @@ class Intake:
             )
         at = self._platform.clock()
         webhook_id = _uuid(received.webhook_id)
-        known, signed = await self._platform.database.read(
-            lambda session: self._check(session, webhook_id, received, at)
-        )
-        if webhook_id is None or not known or not signed:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                answer = await self._platform.database.write_together(
+                    lambda on: self._answer(on, webhook_id, received, at), key=str(webhook_id)
+                )
+                break
+            except IntegrityError:
+                if not left:
+                    raise
+        if answer.reason in (Reason.UNKNOWN_WEBHOOK, Reason.BAD_SIGNATURE):
             self._refusals.take(received.address)
+        elif answer.reason is Reason.RATE_LIMITED:
+            LIMITED.labels("deliveries").inc()
+        return answer
+
+    def _answer(
+        self, connection: Connection, webhook_id: UUID | None, received: Received, at: datetime
+    ) -> Answer:
+        """Steps 2 to 10. Only the thread that runs them touches the rate of deliveries."""
+        known, signed = self._check(connection, webhook_id, received, at)
         if webhook_id is None or not known:
             return refused(Reason.UNKNOWN_WEBHOOK, "no webhook takes deliveries here")
         if not signed:
@@ -136,25 +151,17 @@ class Intake:
                 "the body must be signed with this webhook's secret, and not more than 5 minutes ago",
             )
         if not self._deliveries.take(webhook_id):  # 4
-            LIMITED.labels("deliveries").inc()
             return refused(
                 Reason.RATE_LIMITED, "too many deliveries to this webhook", wait=self._deliveries.wait
             )
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return await self._platform.database.write(
-                    lambda on: self._record(on, webhook_id, received, at)
-                )
-            except IntegrityError:
-                continue
-        return await self._platform.database.write(lambda on: self._record(on, webhook_id, received, at))
+        return self._record(connection, webhook_id, received, at)
 
     def _check(
-        self, session: Session, webhook_id: UUID | None, received: Received, at: datetime
+        self, connection: Connection, webhook_id: UUID | None, received: Received, at: datetime
     ) -> tuple[bool, bool]:
         """Steps 2 and 3: whether there is such a webhook, and whether the delivery is signed for it."""
         sealer = self._platform.sealer
-        row = deliveries.find_webhook(session.connection(), webhook_id or new_id())  # 2
+        row = deliveries.find_webhook(connection, webhook_id or new_id())  # 2
         known = row is not None and row.status is WebhookStatus.ACTIVE
         valid = secrets_of(row, sealer, at) if row is not None and known else []
         while len(valid) < 2:  # 3: always as many secrets, whether there is a webhook, or a rotation, or not
@@ -169,9 +176,8 @@ class Intake:
         )
         return known, signed
 
-    def _record(self, session: Session, webhook_id: UUID, received: Received, at: datetime) -> Answer:
+    def _record(self, connection: Connection, webhook_id: UUID, received: Received, at: datetime) -> Answer:
         """Steps 5 to 10."""
-        connection = session.connection()
         deliveries.count(connection, webhook_id, at)  # 5
         key = Key(webhook_id, received.headers.webhook_id, hashlib.sha256(received.body).hexdigest())
         before = deliveries.earlier(connection, key)  # 6

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
+import anyio
+import anyio.to_thread
 import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from platform_server.database import GROUP, _Waiting
+from platform_server.group_commit import GROUP
 from platform_server.state_folder import Platform
 from platform_server.tables import Account, NodePlatform
 from tests.platform_server.clock import Clock
@@ -68,10 +72,64 @@ def test_a_busy_database_is_tried_again_and_a_broken_rule_is_not(platform: Platf
     assert runs == ["busy", "busy", "twice"]
 
 
-def test_whoever_gets_the_turn_before_a_whole_group_still_does_its_own_work(platform: Platform) -> None:
-    """Locks are not fair: this one came last, and is let in first."""
-    platform.database._waiting.extend(_Waiting(lambda on: "another's") for _ in range(GROUP))
-    assert platform.database.write_now(lambda on: "mine") == "mine"
+def test_one_that_fails_takes_none_of_its_group_along(platform: Platform, clock: Clock) -> None:
+    """More than a group holds, from threads and an event loop at once."""
+
+    def work(number: int) -> str:
+        def insert(session: Session) -> str:
+            node_platform(session, clock(), f"platform-{number}")
+            if number % 3 == 0:
+                raise KeyError(number)
+            return f"platform-{number}"
+
+        return platform.database.write_now(insert)
+
+    async def together() -> list[str]:
+        kept: list[str] = []
+
+        async def one(number: int) -> None:
+            def insert(session: Session) -> str:
+                node_platform(session, clock(), f"platform-{number}")
+                if number % 3 == 0:
+                    raise KeyError(number)
+                return f"platform-{number}"
+
+            with suppress(KeyError):
+                kept.append(await platform.database.write(insert))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(GROUP, 4 * GROUP):
+                tasks.start_soon(one, number)
+        return kept
+
+    with ThreadPoolExecutor(GROUP) as threads:
+        orders = [threads.submit(work, number) for number in range(GROUP)]
+        kept = anyio.run(together)
+        for each in orders:
+            with suppress(KeyError):
+                kept.append(each.result())
+    names = platform.database.read_now(lambda on: on.scalars(select(NodePlatform.name)).all())
+    assert sorted(names) == sorted(kept) == sorted(f"platform-{n}" for n in range(4 * GROUP) if n % 3)
+
+
+def test_whoever_is_cancelled_waits_for_what_it_began(platform: Platform, clock: Clock) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def insert(session: Session) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        node_platform(session, clock(), "begun")
+
+    async def cancelled() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(platform.database.write, insert)
+            await anyio.to_thread.run_sync(begun.wait)
+            tasks.cancel_scope.cancel()
+            go_on.set()
+        names = platform.database.read_now(lambda on: on.scalars(select(NodePlatform.name)).all())
+        assert names == ["begun"]
+
+    anyio.run(cancelled)
 
 
 def test_references_are_enforced(platform: Platform, clock: Clock) -> None:

@@ -370,7 +370,9 @@ def test_an_unknown_webhook_takes_the_same_steps_as_a_known_one(
             patched.setattr(Sealer, "open", opened)
             patched.setattr(hmac, "digest", digested)
             listening.listen(watched.database.engine, "before_cursor_execute", executed)
-            watched.database.read_now(lambda on: intake._check(on, UUID(webhook_id), received, clock()))
+            watched.database.read_now(
+                lambda on: intake._check(on.connection(), UUID(webhook_id), received, clock())
+            )
             listening.remove(watched.database.engine, "before_cursor_execute", executed)
         return tuple(taken)
 

@@ -1,0 +1,127 @@
+"""Group commit: one thread runs the units of work that wait, many in one transaction, so that one sync to
+disk serves them all, and who waits on an event loop costs no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+from sqlalchemy import Connection
+
+_Result = TypeVar("_Result")
+
+# Units of work in one transaction.
+GROUP = 64
+
+
+class Unit(Generic[_Result]):
+    """A unit of work that waits for its turn, and then what came of it.
+
+    Units of one transaction run in the order of `key`: processes that take the same locks take them in the
+    same order.
+    """
+
+    def __init__(self, work: Callable[[Connection], _Result], key: str = "") -> None:
+        self.work = work
+        self.key = key
+        self.failures = 0
+        self.error: BaseException | None = None
+        self.value: _Result | None = None
+        self.ended: threading.Event | asyncio.Future[None] | None = None
+
+    def result(self) -> _Result:
+        """What the work returned; raises what it raised."""
+        if self.error is not None:
+            raise self.error
+        return cast(_Result, self.value)
+
+
+class GroupCommit:
+    """A queue of units and the thread that works on it. `run` does a group, and returns those of it that are
+    to be done again, in the next group.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Unit[Any]]], Sequence[Unit[Any]]]) -> None:
+        self._run = run
+        self._waiting: queue.SimpleQueue[Unit[Any] | None] = queue.SimpleQueue()
+        self._turn = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def do_now(self, unit: Unit[_Result]) -> _Result:
+        """The unit's result; this thread waits for it."""
+        ended = unit.ended = threading.Event()
+        self._put(unit)
+        ended.wait()
+        return unit.result()
+
+    async def do(self, unit: Unit[_Result]) -> _Result:
+        """The unit's result. Whoever is cancelled waits for it all the same: it can't be taken back."""
+        ended = unit.ended = asyncio.get_running_loop().create_future()
+        self._put(unit)
+        with anyio.CancelScope(shield=True):
+            await ended
+        return unit.result()
+
+    def close(self) -> None:
+        """Do what waits, and end the thread."""
+        with self._turn:
+            if self._thread is not None:
+                self._waiting.put(None)
+                self._thread.join()
+                self._thread = None
+
+    def _put(self, unit: Unit[Any]) -> None:
+        with self._turn:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
+                self._thread.start()
+            self._waiting.put(unit)
+
+    def _work(self) -> None:
+        again: Sequence[Unit[Any]] = ()
+        closing = False
+        while again or not closing:
+            group = list(again)
+            try:
+                while len(group) < GROUP and not closing:
+                    unit = self._waiting.get(block=not group)
+                    closing = unit is None
+                    if unit is not None:
+                        group.append(unit)
+            except queue.Empty:
+                pass
+            if not group:
+                continue
+            group.sort(key=lambda each: each.key)
+            try:
+                again = self._run(group)
+            except BaseException as error:
+                again = ()
+                for each in group:
+                    each.error = error
+            _tell([each for each in group if each not in again])
+
+
+def _tell(units: Sequence[Unit[Any]]) -> None:
+    """Wake those who wait, each event loop once."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for unit in units:
+        if isinstance(unit.ended, threading.Event):
+            unit.ended.set()
+        elif unit.ended is not None:
+            loops.setdefault(unit.ended.get_loop(), []).append(unit.ended)
+    for loop, futures in loops.items():
+        with suppress(RuntimeError):  # the loop was closed: nobody waits there
+            loop.call_soon_threadsafe(_wake, futures)
+
+
+def _wake(futures: Sequence[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
