@@ -66,7 +66,7 @@ def create_app(platform: Platform) -> FastAPI:
     app.add_middleware(
         BodyLimits,
         limits=platform.settings.limits,
-        streamed=lambda path: path.startswith(f"{worker_api.PUT_PATH}/"),
+        streamed=lambda path: path.startswith(f"{upload_files.PATH}/"),
     )
     app.add_middleware(Requests)
     for kind, handler in _HANDLERS.items():

@@ -32,8 +32,7 @@ def set_default(
 ) -> Changed:
     """Have new nodes boot a published image. Raises Missing, and Invalid when it is not published."""
     found = publications.get(session, caller, publication_id, platform_id)
-    platform = node_platforms.locked(session, caller, found.node_platform_id)
-    session.refresh(found, with_for_update=True)
+    platform = node_platforms.hold_of(session, found)
     if found.status is not Status.PUBLISHED:
         raise Invalid(
             field="publication_id",

@@ -111,6 +111,16 @@ def hold(session: Session, platform_id: UUID) -> NodePlatform:
     return session.get_one(NodePlatform, platform_id, with_for_update=True, populate_existing=True)
 
 
+def hold_of(session: Session, row: Publication) -> NodePlatform:
+    """The platform of a publication, both held until the transaction ends, and the row as it is by now.
+
+    In this order everywhere, so that no two transactions wait for each other.
+    """
+    platform = hold(session, row.node_platform_id)
+    session.refresh(row, with_for_update=True)
+    return platform
+
+
 def named(session: Session, account_id: UUID, name: str) -> NodePlatform | None:
     """The account's platform of that name."""
     return session.scalars(

@@ -123,9 +123,7 @@ def _held(session: Session, lease: Lease) -> tuple[Publication, NodePlatform]:
     """The publication and its platform, both held; raises LeaseLost."""
     queue.check(session, lease)
     row = session.get_one(Publication, lease.publication_id)
-    platform = node_platforms.hold(session, row.node_platform_id)
-    session.refresh(row, with_for_update=True)
-    return row, platform
+    return row, node_platforms.hold_of(session, row)
 
 
 def _closed_as_duplicate(

@@ -13,9 +13,9 @@ from supply_chain.oci import parse_object
 from supply_chain.reference import Reference, parse_reference
 
 LARGEST = 2**63 - 1
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-_Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Line = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,512}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Line = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,512}$")]
 # A whole commit id, or its start as `git rev-parse --short` prints it: which the image then can't confirm.
 GitSha = Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
 
@@ -31,15 +31,15 @@ class Built(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    platform_slug: _Name | None = None
-    platform_name: _Name | None = None
+    platform_slug: Name | None = None
+    platform_name: Name | None = None
     oci_ref: Annotated[str, Field(max_length=1024)]
-    sha256: _Hex | None = None
+    sha256: Hex | None = None
     size_bytes: Annotated[int, Field(gt=0, le=LARGEST)] | None = None
     git_sha: GitSha | None = None
     arch: Literal["amd64", "arm64"] | None = None
-    firmware_ref: _Line | None = None
-    sbom_path: _Line | None = None
+    firmware_ref: Line | None = None
+    sbom_path: Line | None = None
     oci_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
 
     @property

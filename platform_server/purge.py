@@ -153,9 +153,7 @@ def _others(session: Session, row: Publication) -> Sequence[Publication]:
 
 def _held(session: Session, publication_id: UUID) -> tuple[Publication, NodePlatform]:
     row = session.get_one(Publication, publication_id)
-    platform = node_platforms.hold(session, row.node_platform_id)
-    session.refresh(row, with_for_update=True)
-    return row, platform
+    return row, node_platforms.hold_of(session, row)
 
 
 def _finish(session: Session, row: Publication, platform: NodePlatform, at: datetime, *, image: str) -> None:

@@ -32,6 +32,8 @@ from platform_server.state_folder import Platform
 from platform_server.tables import Publication
 from supply_chain.files import sync_folder
 
+# Below it a place is the publication's id; to put the bytes, and to get them.
+PATH = "/api/v1/system/uploads"
 # Room that uploads leave for the database.
 _RESERVE = 1024**3
 _CHUNK = 1 << 20

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from platform_server import node_platforms, publications, queue
@@ -24,7 +24,7 @@ from platform_server.errors import Conflict, Invalid, TooLarge, missing
 from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.identifiers import new_id
 from platform_server.permissions import Caller
-from platform_server.states import OPEN, Status, Transition, move
+from platform_server.states import KEPT, OPEN, Status, Transition, move
 from platform_server.tables import NodePlatform, Publication
 
 SOURCE = "ci_pipeline_direct"
@@ -116,8 +116,7 @@ def finalize(
     `arrived` says that the bytes are not there.
     """
     row = publications.get(session, caller, publication_id)
-    node_platforms.hold(session, row.node_platform_id)
-    session.refresh(row, with_for_update=True)
+    node_platforms.hold_of(session, row)
     if row.upload_sha256 is None:
         raise Invalid(
             what=f"publication {row.id} awaits no upload, current={row.status}", hint="initiate an upload"
@@ -166,9 +165,10 @@ def expire(session: Session, before: datetime, at: datetime) -> int:
 
 def needed(session: Session, ids: Sequence[UUID]) -> frozenset[UUID]:
     """Those of the ids whose publications may still need their bytes."""
-    kept = [*OPEN, Status.PUBLISHED, Status.RETIRED]
     return frozenset(
-        session.scalars(select(Publication.id).where(Publication.id.in_(ids), Publication.status.in_(kept)))
+        session.scalars(
+            select(Publication.id).where(Publication.id.in_(ids), Publication.status.in_(OPEN | KEPT))
+        )
     )
 
 
@@ -192,11 +192,8 @@ def _of_commit(session: Session, platform: NodePlatform, arch: str, git_sha: str
             Publication.arch == arch,
             Publication.git_sha == git_sha,
             or_(
-                Publication.status.in_(sorted(OPEN)),
-                and_(
-                    Publication.published_at.is_not(None),
-                    Publication.status.in_([Status.PUBLISHED, Status.RETIRED]),
-                ),
+                Publication.status.in_(OPEN),
+                Publication.status.in_(KEPT) & Publication.published_at.is_not(None),
             ),
         )
         .order_by(Publication.published_at.is_(None), Publication.id)

@@ -17,9 +17,8 @@ from platform_server.events import Kind, Told, emit
 from platform_server.permissions import Caller, Permission
 from platform_server.states import KEPT
 from platform_server.tables import NodePlatform, Publication
-from platform_server.upload_files import UploadFiles
+from platform_server.upload_files import PATH, UploadFiles
 
-PATH = "/api/v1/system/uploads"
 _Read = Annotated[Caller, Depends(requires(Permission.PLATFORMS_READ))]
 # As long as the reference's.
 _GOOD_FOR = timedelta(hours=1)

@@ -13,35 +13,31 @@ from pydantic import Field
 
 from platform_server import reverify, uploads
 from platform_server.api import Body, Served, Success, View, errors, requires
-from platform_server.payload import LARGEST, GitSha
+from platform_server.payload import LARGEST, GitSha, Hex, Line, Name
 from platform_server.permissions import Caller, Permission
 from platform_server.state_folder import Platform
 from platform_server.states import Status
-from platform_server.upload_files import UploadFiles
-
-PUT_PATH = "/api/v1/system/uploads"
+from platform_server.upload_files import PATH, UploadFiles
 
 _Publish = Annotated[Caller, Depends(requires(Permission.PUBLISH_DISK_IMAGE))]
-_Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
 class Initiate(Body):
     """What is to be uploaded; sha256 and size are the file's, an OCI layout as a tar archive."""
 
-    platform_name: _Name
-    sha256: _Hex
+    platform_name: Name
+    sha256: Hex
     size_bytes: Annotated[int, Field(gt=0, le=LARGEST)]
     git_sha: GitSha
     arch: Literal["amd64", "arm64"] | None = None
-    firmware_ref: Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,512}$")] | None = None
+    firmware_ref: Line | None = None
 
 
 class Finalize(Body):
     """What was uploaded."""
 
     publication_id: Annotated[UUID, Field(strict=False)]
-    sha256_verify: _Hex
+    sha256_verify: Hex
 
 
 class Process(Body):
@@ -106,7 +102,7 @@ def token_routes(platform: Platform, files: UploadFiles) -> APIRouter:
         url, until, note = None, None, "the platform has it already"
         if begun.wanted:
             place, until = files.place(row)
-            url = f"{platform.settings.public_url}{PUT_PATH}/{place}"
+            url = f"{platform.settings.public_url}{PATH}/{place}"
             note = "PUT the file to signed_upload_url, then finalize"
         return Success(
             data=Initiated(
