@@ -150,9 +150,9 @@ def _told(answer: Answer) -> dict[str, object]:
 
 
 def _taken(answer: Answer, calls: Calls) -> Taken:
-    status, reason = word(_told(answer).get("status")), word(_told(answer).get("reason"))
+    told = _told(answer)
+    status, reason = word(told.get("status")), word(told.get("reason"))
     if status in ("error", "conflict"):  # (3)
-        told = _told(answer)
         more = next((told[name] for name in ("hint", "note", "error_message") if told.get(name)), "")
         what = f"{calls.who}: {status} {reason or '(no reason)'}, with HTTP {answer.status}"
         error = Conflict if status == "conflict" else Refused

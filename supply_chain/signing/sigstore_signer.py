@@ -149,7 +149,7 @@ class _SigstoreSigner:
         self._client = client
         self._log = log
         self._timestampers = timestampers
-        self._root = root
+        self._verifier = BundleVerifier(root)
         self._services = services
         try:
             self._signer = signer_of(certificate)  # (3)
@@ -184,7 +184,7 @@ class _SigstoreSigner:
                 ) from None
         policy = signer_policy(identity=self.identity, issuer=self.issuer)
         try:
-            verified = BundleVerifier(self._root).verify(bundle, policy, "the new bundle")  # (6)
+            verified = self._verifier.verify(bundle, policy, "the new bundle")  # (6)
         except VerificationError as error:
             raise SigningError(f"what was just signed does not verify: {error.what}", _CHECK) from None
         if verified.statement != parse_statement(statement, "the statement"):  # (6)
