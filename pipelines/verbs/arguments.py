@@ -88,3 +88,11 @@ def building(parser: Parser) -> None:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="stages side by side (else the number of processors)"
     )
+
+
+def registry(parser: argparse._ActionsContainer) -> None:
+    """--plain-http and --ca-file."""
+    parser.add_argument("--plain-http", action="store_true", help="for registries on this machine only")
+    parser.add_argument(
+        "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.verbs.arguments import Parser, Verbs, verb
+from pipelines.verbs.arguments import Parser, Verbs, registry, verb
 
 
 def declare(verbs: Verbs) -> None:
@@ -135,7 +135,4 @@ def _registries(parser: Parser) -> None:
         metavar="HOST[:PORT]",
         help="this host may have a private address; repeatable",
     )
-    asked.add_argument("--plain-http", action="store_true", help="for registries on this machine only")
-    asked.add_argument(
-        "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
-    )
+    registry(asked)

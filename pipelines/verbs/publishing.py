@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines.verbs.arguments import Parser, Verbs, verb
+from pipelines.verbs.arguments import Parser, Verbs, registry, verb
 
 _REF = "host/path:tag, or host/path@sha256:…"
 
@@ -97,7 +97,7 @@ def _push(verbs: Verbs) -> None:
         metavar="LAYOUT|REF",
         help="with --dry-run: also say how many bytes a node on this older image would fetch",
     )
-    _registry(push)
+    registry(push)
     _mounting(push)
 
 
@@ -113,7 +113,7 @@ def _notify(verbs: Verbs) -> None:
     notify.add_argument(
         "--delivery-id", metavar="ID", help="send an earlier delivery again, under the id that it had"
     )
-    _registry(notify)
+    registry(notify)
 
 
 def _publish(verbs: Verbs) -> None:
@@ -128,7 +128,7 @@ def _publish(verbs: Verbs) -> None:
     publish.add_argument("ref", metavar="REF", help=_REF)
     _signing(publish)
     _platform(publish, required=False)
-    _registry(publish)
+    registry(publish)
     _mounting(publish)
 
 
@@ -156,7 +156,7 @@ def _verify(verbs: Verbs) -> None:
     verify.add_argument(
         "--lock", type=Path, metavar="FILE", help="also require that it was built from this lock"
     )
-    _registry(verify)
+    registry(verify)
 
 
 def _diff(verbs: Verbs) -> None:
@@ -168,7 +168,7 @@ def _diff(verbs: Verbs) -> None:
     )
     for name in ("before", "after"):
         diff.add_argument(name, metavar="LAYOUT|REF", help=f"an OCI layout's folder, or {_REF}")
-    _registry(diff)
+    registry(diff)
 
 
 def _layout(parser: Parser) -> None:
@@ -216,13 +216,6 @@ def _platform(parser: Parser, *, required: bool) -> None:
         default=600.0,
         metavar="SECONDS",
         help="how long to go on telling a platform that does not answer, or asks to wait (else 600)",
-    )
-
-
-def _registry(parser: Parser) -> None:
-    parser.add_argument("--plain-http", action="store_true", help="for registries on this machine only")
-    parser.add_argument(
-        "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
     )
 
 
