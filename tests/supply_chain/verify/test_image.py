@@ -298,6 +298,19 @@ def test_an_image_of_other_packages_than_its_lock_names(
     assert f"pkg:deb/debian/{package}" in refused.what
 
 
+def test_a_build_that_names_no_lock(bench: Bench, forge: Forge, signed: Signed) -> None:
+    changed = provenance_of(signed.image)
+    build = changed["buildDefinition"]
+    build["resolvedDependencies"] = [
+        one for one in build["resolvedDependencies"] if one.get("name") != RECIPE_LOCK
+    ]
+    refused = bench.refuse(resigned(forge, signed, PROVENANCE, changed), Step.LOCK, lock=LOCK)
+    assert (refused.expected, refused.found) == (digest_of(LOCK)[7:], "none")
+    build["resolvedDependencies"].append({"name": RECIPE_LOCK, "uri": "https://git.example/lock.json"})
+    refused = bench.refuse(resigned(forge, signed, PROVENANCE, changed), Step.LOCK, lock=LOCK)
+    assert refused.found == "none"
+
+
 def test_a_lock_that_is_none(bench: Bench, forge: Forge, signed: Signed) -> None:
     changed = provenance_of(signed.image)
     for dependency in changed["buildDefinition"]["resolvedDependencies"]:
