@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from platform_server import sweeps, upload_files, worker
+from platform_server import upload_files
 from platform_server.api import documented
+from platform_server.beside import Beside
 from platform_server.errors import Refused, TooOften, Unavailable, shown
+from platform_server.gauges import registry_of
+from platform_server.health import Health
 from platform_server.limits import BodyLimits
 from platform_server.requests import Requests
 from platform_server.routes import (
@@ -32,8 +36,9 @@ from platform_server.routes import (
     webhooks,
     worker_api,
 )
+from platform_server.routes import health as health_routes
 from platform_server.state_folder import Platform
-from platform_server.verifier import Verifier, verifier_of
+from platform_server.verifier import verifier_of
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +51,13 @@ def create_app(platform: Platform) -> FastAPI:
     Raises TrustError when the trust can't be used.
     """
 
-    verifier = verifier_of(platform.settings.trust)
+    beside = Beside(platform, verifier_of(platform.settings.trust))
+    watched = Health(platform, beside)
+    registry = registry_of(platform, watched)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with _beside(platform, verifier):
+        with beside.running():
             yield
 
     app = FastAPI(
@@ -62,6 +69,7 @@ def create_app(platform: Platform) -> FastAPI:
         openapi_url=f"{PREFIX}/openapi.json",
     )
     app.state.platform = platform
+    app.state.process = Process(beside, watched, registry)
     app.add_middleware(LastResort)
     app.add_middleware(
         BodyLimits,
@@ -81,28 +89,17 @@ def create_app(platform: Platform) -> FastAPI:
     for route in (worker_api.put_route(files), disk_image.get_route(files)):
         app.include_router(route, prefix=PREFIX)
 
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Answers as soon as the platform serves."""
-        return {"status": "ok"}
-
+    app.include_router(health_routes.router(watched, registry))
     return app
 
 
-@contextmanager
-def _beside(platform: Platform, verifier: Verifier) -> Iterator[None]:
-    """Runs workers and sweeps on an event loop of their own, so that none of them delays an answer."""
-    with start_blocking_portal(name="platform") as portal:
-        running = [
-            portal.start_task_soon(worker.run, platform, verifier),
-            portal.start_task_soon(upload_files.sweep_always, platform),
-            portal.start_task_soon(sweeps.run, platform),
-        ]
-        try:
-            yield
-        finally:
-            for each in running:
-                each.cancel()
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What whoever serves an application must know of it."""
+
+    beside: Beside
+    health: Health
+    registry: CollectorRegistry
 
 
 class LastResort:

@@ -20,9 +20,13 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
+    disable_created_metrics,
 )
 
 log = logging.getLogger(__name__)
+
+# When each series began would be as many series again.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 PROCESS = CollectorRegistry(auto_describe=True)
 
@@ -85,6 +89,12 @@ SWEEP_FAILURES = Counter(
 )
 LOG_LINES = Counter(
     "disk_image_log_lines_total", "Lines that were logged, by level.", ("level",), registry=PROCESS
+)
+
+CERTIFICATE_EXPIRES = Gauge(
+    "disk_image_certificate_expiry_timestamp_seconds",
+    "When the certificate that is served expires; 0 without TLS.",
+    registry=PROCESS,
 )
 
 

@@ -34,6 +34,8 @@ class Permission(StrEnum):
     INSTANCES_READ = "system.instances.read"
     INSTANCES_CREATE = "system.instances.create"
     INSTANCES_CONTROL = "system.instances.control"
+    # not the reference's: what /metrics asks for
+    METRICS_READ = "system.metrics.read"
 
 
 # Held by administrators, who also have every permission of later versions.

@@ -95,9 +95,12 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 def route_of(scope: Scope) -> str:
     """The path's template: without what the sender put into it."""
     route = scope.get("route")
-    template = str(getattr(route, "path", "unmatched"))
     if not isinstance(route, APIRoute):
-        return template
+        if "endpoint" not in scope:
+            return "unmatched"
+        # An application below this one, or a route without parameters.
+        return str(scope["root_path"] if scope.get("path_params") else scope["path"])
+    template = route.path
     # A route may know its path below the prefix alone: what stands before it matched that prefix.
     before = scope["path"].split("/")[: scope["path"].count("/") - template.count("/") + 1]
     return "/".join(before) + template

@@ -1,75 +1,164 @@
-"""Serving: uvicorn with the platform's limits, on a socket that is bound before anything is said."""
+"""Serving: uvicorn with the platform's limits, on sockets that were bound before, and how that ends.
+
+1. signal: SIGTERM or SIGINT. /readyz says 503 from here on; whoever comes meanwhile is answered.
+2. `drain_seconds` later, at once for SIGINT, no connection is taken any more, jobs go back into the queue,
+   sweeps end at their next step, and requests under way are answered, at most for `stop_seconds`.
+3. exit with 0. A second signal, or a step that does not end, ends the process at once: everything that was
+   answered is in the database, and the next process takes up the rest.
+
+SIGHUP reads certificate and key again.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
 
+import prometheus_client
 import uvicorn
 
-from platform_server.app import create_app
+from platform_server.app import Process, create_app
 from platform_server.errors import StateError
+from platform_server.notify import READY, STOPPING, WATCHDOG, notify, watchdog_seconds
+from platform_server.proxies import Proxies
 from platform_server.slow_clients import impatient
 from platform_server.state_folder import Platform
+from platform_server.tls import Tls
 
-_BACKLOG = 2048
-_SHUTDOWN_SECONDS = 30
+log = logging.getLogger(__name__)
 
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises StateError when it can't be had."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(_BACKLOG)
-    except OSError as error:
-        raise StateError(
-            f"can't listen on {host} port {port}: {error.strerror or error}", "choose another --port"
-        ) from None
-    return listening
+# What the end may take beyond the bounds of its steps, in seconds.
+_SLACK = 15.0
 
 
-def server(platform: Platform, started: Callable[[], None]) -> uvicorn.Server:
+def server(platform: Platform, started: Callable[[], None], tls: Tls | None = None) -> Server:
     """The server, not yet running; it calls `started` when it answers."""
     limits = platform.settings.limits
+    proxies = Proxies(platform.settings.proxies)
+    app = create_app(platform)
     config = uvicorn.Config(
-        create_app(platform),
-        http=impatient(limits.header_seconds),
+        proxies.before(app),
+        http=impatient(limits, proxies),
         ws="none",
         loop="asyncio",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(platform.settings.proxies),
-        forwarded_allow_ips=list(platform.settings.proxies),
+        proxy_headers=False,
         timeout_keep_alive=limits.keep_alive_seconds,
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=limits.stop_seconds,
         limit_concurrency=limits.connections,
         h11_max_incomplete_event_size=limits.header,
         lifespan="on",
     )
-    return _Server(config, started)
+    config.load()
+    if tls is not None:
+        config.ssl = tls.context
+    return Server(config, platform, app.state.process, started, tls)
 
 
-def serve(platform: Platform, listening: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until a signal ends it; requests under way are answered first."""
-    running = server(platform, started)
+def serve(
+    platform: Platform,
+    listening: Sequence[socket.socket],
+    started: Callable[[], None],
+    *,
+    tls: Tls | None = None,
+    metrics: tuple[str, int] | None = None,
+) -> None:
+    """Serve until a signal ends it; what there is to watch, also at the address `metrics`.
+
+    Raises StateError when it can't.
+    """
+    running = server(platform, started, tls)
     try:
-        running.run(sockets=[listening])
+        if metrics is not None:
+            running.show_metrics(*metrics)
+        running.run(sockets=list(listening))
     finally:
         platform.database.close()
     if not running.started:
         raise StateError("the platform did not start", "its log above has the reason")
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+class Server(uvicorn.Server):
+    """uvicorn's, which ends as the module says and tells the service manager how it goes."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        platform: Platform,
+        process: Process,
+        started: Callable[[], None],
+        tls: Tls | None,
+    ) -> None:
         super().__init__(config)
+        self._limits = platform.settings.limits
+        self._process = process
         self._say = started
+        self._tls = tls
+        self._ends = float("inf")
+        patience = watchdog_seconds()
+        self._beat = patience and patience / 3
+        self._next_beat = 0.0
+
+    def show_metrics(self, host: str, port: int) -> None:
+        """Answer GET /metrics there, to whoever can connect. Raises StateError."""
+        try:
+            prometheus_client.start_http_server(port, host, self._process.registry)
+        except OSError as error:
+            raise StateError(
+                f"can't listen on {host} port {port}: {error.strerror or error}", "choose another --metrics"
+            ) from None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            self._say()
+        if not self.started:
+            return
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        self._say()
+        notify(READY)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # 1
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        self._process.health.stop()
+        drain = self._limits.drain_seconds if sig == signal.SIGTERM else 0.0
+        self._ends = time.monotonic() + drain
+        longest = threading.Timer(drain + self._limits.stop_seconds + _SLACK, _give_up)
+        longest.daemon = True
+        longest.start()
+
+    async def on_tick(self, counter: int) -> bool:
+        now = time.monotonic()
+        if self._beat and now >= self._next_beat and self._process.beside.trouble() is None:
+            self._next_beat = now + self._beat
+            notify(WATCHDOG)
+        return await super().on_tick(counter) or now >= self._ends
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # 2
+        self._process.health.stop()
+        notify(STOPPING)
+        self._process.beside.stop()
+        await super().shutdown(sockets)
+
+    def _reload(self) -> None:
+        if self._tls is None:
+            log.warning("SIGHUP: there is no certificate to read again")
+            return
+        try:
+            self._tls.reload()
+        except StateError as error:
+            log.error("the certificate stays as it was: %s", error.what, extra={"hint": error.hint})
+
+
+def _give_up() -> None:
+    log.critical("it did not end in time, so it is ended")
+    os._exit(1)

@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+from platform_server.errors import Invalid
+
+
+def _limit(default: float, what: str, then: str) -> Any:
+    """A limit with its default, what it bounds, and what becomes of what goes beyond."""
+    return field(default=default, metadata={"what": what, "then": then})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, times in seconds, rates a second."""
+    """Sizes in bytes, times in seconds, rates a second; all of them count for one process.
 
-    # one webhook's body
-    webhook_body: int = 64 * 1024
-    # any other JSON body
-    body: int = 256 * 1024
-    # request line and headers
-    header: int = 16 * 1024
-    # until the headers are there, and until the body is
-    header_seconds: float = 10.0
-    body_seconds: float = 20.0
-    keep_alive_seconds: int = 30
-    connections: int = 1000
-    # what one webhook may deliver, and what one address may send that is refused
-    deliveries: float = 1000.0
-    deliveries_burst: int = 2000
-    refusals: float = 50.0
-    refusals_burst: int = 1000
-    # one uploaded image
-    upload: int = 16 * 1024**3
+    `serve --limit NAME=VALUE` sets one.
+    """
+
+    webhook_body: int = _limit(64 * 1024, "a webhook's body, in bytes", "413 too_large")
+    body: int = _limit(256 * 1024, "any other JSON body, in bytes", "413")
+    upload: int = _limit(16 * 1024**3, "an uploaded image, in bytes", "413")
+    header: int = _limit(16 * 1024, "request line and headers, in bytes", "400")
+    header_seconds: float = _limit(
+        10.0, "until the headers are there, and the rest of a body that was answered early", "closed"
+    )
+    body_seconds: float = _limit(20.0, "until a body is there; for uploads, between two pieces of it", "408")
+    keep_alive_seconds: int = _limit(30, "a connection without a request", "closed")
+    connections: int = _limit(1000, "connections at once", "503")
+    address_connections: int = _limit(
+        250, "connections at once from one address that is no proxy's", "closed"
+    )
+    deliveries: float = _limit(1000.0, "deliveries a second to one webhook", "429 rate_limited")
+    deliveries_burst: int = _limit(2000, "deliveries at once to one webhook", "429 rate_limited")
+    refusals: float = _limit(50.0, "refused deliveries a second from one address", "429 rate_limited")
+    refusals_burst: int = _limit(1000, "refused deliveries at once from one address", "429 rate_limited")
+    drain_seconds: float = _limit(
+        3.0, "from SIGTERM until new connections are refused, while /readyz says 503", "refused"
+    )
+    stop_seconds: int = _limit(30, "after that, for requests under way", "cut off")
+
+
+def limits_of(words: Iterable[str]) -> Limits:
+    """The limits with those that are set as `NAME=VALUE`. Raises Invalid."""
+    kinds: dict[str, type[int | float]] = {
+        each.name: int if each.type == "int" else float for each in fields(Limits)
+    }
+    chosen: dict[str, Any] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if name not in kinds:
+            raise Invalid(field="--limit", value=name, rule=f"one of {', '.join(kinds)}")
+        try:
+            value = kinds[name](text)
+        except ValueError:
+            value = 0
+        if not (0 < value < float("inf")) and not (name == "drain_seconds" and text in ("0", "0.0")):
+            kind = "a whole number" if kinds[name] is int else "a number"
+            raise Invalid(field=f"--limit {name}", value=text, rule=f"{kind} above 0")
+        chosen[name] = value
+    return Limits(**chosen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,42 @@
-"""Connections whose requests arrive too slowly are closed: uvicorn itself waits without end for headers, and
-for the rest of a body that was answered already.
+"""Connections that take too much: those whose requests arrive too slowly, for which uvicorn itself would
+wait without end, and more at once than one address may have.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from platform_server.metrics import LIMITED
+from platform_server.proxies import Proxies
+from platform_server.settings import Limits
 
-def impatient(header_seconds: float) -> type[H11Protocol]:
+
+def impatient(limits: Limits, proxies: Proxies) -> type[H11Protocol]:
     """uvicorn's HTTP/1.1, where a request's headers must be complete `header_seconds` after the connection
-    was made, or after their first byte, and what is left of a body as long after the answer.
+    was made, or after their first byte, and what is left of a body as long after the answer; and where an
+    address that is no proxy's has at most `address_connections`.
     """
+    connections: Counter[str] = Counter()
 
     class Impatient(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+        _counted: str | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._start()
+            address = self.client[0] if self.client else None
+            if address is None or address in proxies:
+                return
+            self._counted = address
+            connections[address] += 1
+            if connections[address] > limits.address_connections:
+                LIMITED.labels("address_connections").inc()
+                transport.close()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -36,6 +52,10 @@ def impatient(header_seconds: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
+            if self._counted is not None:
+                connections[self._counted] -= 1
+                if not connections[self._counted]:
+                    del connections[self._counted]
             super().connection_lost(exc)
 
         def _is_answered_early(self) -> bool:
@@ -44,7 +64,7 @@ def impatient(header_seconds: float) -> type[H11Protocol]:
 
         def _start(self) -> None:
             if self._deadline is None:
-                self._deadline = self.loop.call_later(header_seconds, self._give_up)
+                self._deadline = self.loop.call_later(limits.header_seconds, self._give_up)
 
         def _stop(self) -> None:
             if self._deadline is not None:
@@ -53,6 +73,7 @@ def impatient(header_seconds: float) -> type[H11Protocol]:
 
         def _give_up(self) -> None:
             self._deadline = None
+            LIMITED.labels("header_seconds").inc()
             self.transport.close()
 
     return Impatient

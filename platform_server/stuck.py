@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from platform_server.events import Kind, Told, emit, of_publication
@@ -74,6 +74,22 @@ def report(session: Session, schedule: Schedule, at: datetime) -> int:
         )
         emit(session, row.account_id, Kind.STUCK, payload, Told("stuck_watch", row.correlation_id), at)
     return len(rows)
+
+
+def count(session: Session) -> int:
+    """How many there are that were told of and are still in the state that they were stuck in."""
+    entered = {
+        Status.QUEUED: Publication.created_at,
+        Status.VERIFYING: Publication.verifying_at,
+        Status.AWAITING_UPLOAD: Publication.awaiting_upload_at,
+    }
+    found = or_(
+        *(
+            (Publication.status == status) & (Publication.stuck_reported_at >= since)
+            for status, since in entered.items()
+        )
+    )
+    return session.scalar(select(func.count()).select_from(Publication).where(found)) or 0
 
 
 def _older(status: Status, entered: InstrumentedAttribute[Any], before: datetime) -> ColumnElement[bool]:

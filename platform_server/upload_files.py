@@ -35,7 +35,7 @@ from supply_chain.files import sync_folder
 # Below it a place is the publication's id; to put the bytes, and to get them.
 PATH = "/api/v1/system/uploads"
 # Room that uploads leave for the database.
-_RESERVE = 1024**3
+RESERVE = 1024**3
 _CHUNK = 1 << 20
 _NAME = re.compile(r"([0-9a-f-]{36})\.tar")
 _AGAIN = "ask for it again: a place is good for a while only"
@@ -116,7 +116,7 @@ class UploadFiles:
 
     def space(self) -> int:
         """How many bytes an upload may have at most now."""
-        free = shutil.disk_usage(self._platform.uploads).free - _RESERVE
+        free = shutil.disk_usage(self._platform.uploads).free - RESERVE
         return min(self._platform.settings.limits.upload, free)
 
     async def _write(self, part: Path, size: int, body: AsyncIterable[bytes]) -> str:

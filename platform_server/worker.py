@@ -179,6 +179,8 @@ async def _judge(platform: Platform, verifier: Verifier, task: Task) -> Verified
             if not await platform.database.write(
                 lambda on: outcomes.pin(on, task.lease, digest, platform.clock())
             ):
+                VERDICTS.labels("duplicate").inc()
+                log.info("publication failed: another has its image", extra={"oci_digest": digest})
                 return None
             row.oci_digest = digest
         async with source_of(row, task.platform, settings, platform.uploads) as source:

@@ -48,13 +48,34 @@ def _serve(actions: Verbs) -> None:
     serve.add_argument("--host", default="127.0.0.1", metavar="H", help="the address to listen on")
     serve.add_argument("--port", type=int, default=8000, metavar="P", help="0: any free one")
     serve.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help="listen there instead, for a proxy on this machine",
+    )
+    serve.add_argument(
+        "--tls-certificate", type=Path, metavar="PEM", help="speak HTTPS with it; SIGHUP reads it again"
+    )
+    serve.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    serve.add_argument(
         "--public-url", metavar="URL", help="where others reach it (else http://HOST:PORT): webhooks' URLs"
     )
     serve.add_argument(
         "--proxy",
         action="append",
-        metavar="ADDRESS",
+        metavar="ADDRESS[/BITS]",
         help="believe this proxy's X-Forwarded-For: rates are per address; repeatable",
+    )
+    serve.add_argument(
+        "--limit",
+        action="append",
+        metavar="NAME=VALUE",
+        help="another limit than the default (docs/reference/platform-limits.md); repeatable",
+    )
+    serve.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="answer GET /metrics there without a token (HOST: 127.0.0.1)",
     )
     serve.add_argument(
         "--trust",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -17,6 +18,7 @@ from platform_server.errors import StateError
 _FOLDER = Path(__file__).parent
 
 
+@cache
 def newest() -> str:
     """The revision that this program works with."""
     revision = ScriptDirectory(str(_FOLDER)).get_current_head()

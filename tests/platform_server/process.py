@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.platform_server.conftest import Made
 
 ROOT = Path(__file__).parents[2]
 Line = Mapping[str, Any]
@@ -52,17 +55,19 @@ class Process:
 
 @contextmanager
 def process(
-    state: Path,
+    made: Made,
     *arguments: str | Path,
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[Process]:
-    """Serve a state folder with these arguments while the block lasts."""
+    """Serve a platform with these arguments while the block lasts."""
+    state = made.folder
     command: list[str | Path] = [
         sys.executable, "-m", "pipelines", "platform", "serve", "--state", state, "--json", "--plain-http",
         "--log-format", "json",
     ]  # fmt: skip
     port: list[str | Path] = [] if "--port" in arguments or "--socket" in arguments else ["--port", "0"]
+    database = {"DISK_IMAGE_PLATFORM_DATABASE": made.database} if made.database else {}
     log = state.parent / f"{state.name}.log"
     with (
         log.open("w") as errors,
@@ -72,7 +77,7 @@ def process(
             stderr=errors,
             text=True,
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **database, **(environment or {})},
             pass_fds=pass_fds,
         ) as popen,
     ):

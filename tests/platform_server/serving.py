@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import uvicorn
 
-from platform_server.serve import listen, server
+from platform_server.listening import listen
+from platform_server.serve import server
 from platform_server.state_folder import Platform
 
 

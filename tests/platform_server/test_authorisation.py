@@ -20,6 +20,7 @@ NOBODY = "00000000-0000-7000-8000-000000000000"
 # Who may call these is not decided by a token.
 OPEN = {
     "/healthz",
+    "/readyz",
     f"{PREFIX}/webhooks/disk_image/built/{{webhook_id}}",
     f"{PREFIX}/uploads/{{publication_id}}",
 }

@@ -169,7 +169,7 @@ def test_a_webhook_is_followed_by_its_id_to_the_event(
     images.push()
     trust = images.forge.trust.path
     with (
-        process(made.folder, "--trust", trust) as served,
+        process(made, "--trust", trust) as served,
         httpx.Client(base_url=served.url, trust_env=False, timeout=60) as client,
     ):
         api = Api(client, made.admin_token)

@@ -1,0 +1,105 @@
+"""Whether this process can do its work: what a proxy, a service manager and an operator ask.
+
+1. stopping: it was told to end, and should get nothing new.
+2. database: it answers, and has this program's schema.
+3. disk: there is room for an upload beside what is kept for the database.
+4. tasks: workers and sweeps run.
+
+The answer is a second old at most, whoever asks how often; a check that takes too long has failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+
+from platform_server.beside import Beside
+from platform_server.migrations.run import current, newest
+from platform_server.state_folder import Platform
+from platform_server.upload_files import RESERVE
+
+log = logging.getLogger(__name__)
+
+OK = "ok"
+CHECKS = ("stopping", "database", "disk", "tasks")
+# An answer counts so long, and a check may take so long, in seconds.
+_FRESH = 1.0
+_PATIENCE = 3.0
+
+
+class Health:
+    """The checks of one process. Methods may be called from any thread."""
+
+    def __init__(
+        self, platform: Platform, beside: Beside, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._platform = platform
+        self._beside = beside
+        self._clock = clock
+        self._stopping = False
+        self._turn = threading.Lock()
+        self._found: tuple[float, Mapping[str, str]] | None = None
+
+    def stop(self) -> None:
+        """Not ready from here on."""
+        self._stopping = True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping
+
+    async def check(self) -> Mapping[str, str]:
+        """Each check by name: `ok`, or what is wrong."""
+        if (known := self._known()) is not None:
+            return known
+        try:
+            with anyio.fail_after(_PATIENCE):
+                return await to_thread.run_sync(
+                    self.check_now, abandon_on_cancel=True, limiter=CapacityLimiter(1)
+                )
+        except TimeoutError:
+            return self._with({"database": f"no answer within {_PATIENCE:g} s", "disk": "not known"})
+
+    def check_now(self) -> Mapping[str, str]:
+        """`check`, in this thread; as patient as the database."""
+        with self._turn:
+            if (known := self._known()) is None:
+                known = self._with({"database": self._database(), "disk": self._disk()})
+                self._found = (self._clock(), known)
+            return known
+
+    def _known(self) -> Mapping[str, str] | None:
+        if self._found is None or self._clock() - self._found[0] >= _FRESH:
+            return None
+        return self._with(self._found[1])
+
+    def _with(self, found: Mapping[str, str]) -> Mapping[str, str]:
+        """What was found, with what is known without asking anybody."""
+        now = {
+            "stopping": "told to stop" if self._stopping else OK,
+            "tasks": self._beside.trouble() or OK,
+        }
+        return {name: {**found, **now}[name] for name in CHECKS}
+
+    def _database(self) -> str:  # 2
+        try:
+            found = current(self._platform.database)
+        except Exception as error:
+            # Its text may name hosts and users, and anybody may ask.
+            log.warning("the database does not answer: %s", error)
+            return "no answer; the log says why"
+        return OK if found == newest() else f"expected schema {newest()}, found {found or 'none'}"
+
+    def _disk(self) -> str:  # 3
+        try:
+            free = shutil.disk_usage(self._platform.uploads).free
+        except OSError as error:
+            return f"uploads: {error.strerror}"
+        return OK if free > RESERVE else f"expected {RESERVE} bytes free for the database, found {free}"

@@ -1,0 +1,56 @@
+"""Proxies: whose word is taken for where a request came from.
+
+The address that a proxy saw is the last one of X-Forwarded-For that is no proxy's own; those before it are
+the sender's own words. `Forwarded` (RFC 7239) is not read: one way to say it is enough. Whoever can open a
+socket file is a proxy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any, cast
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from platform_server.errors import Invalid
+
+_SOCKET_FILE = "unix"
+
+
+def check_proxy(text: str) -> str:
+    """An address or network that may be trusted. Raises Invalid, for `*` as well."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise Invalid(
+            field="--proxy", value=text, rule="an address, or a network without host bits"
+        ) from None
+    return text
+
+
+class Proxies:
+    """The addresses of proxies, and the applications behind them."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        self._names = [*networks, _SOCKET_FILE]
+        self._networks = [ipaddress.ip_network(each) for each in networks]
+
+    def __contains__(self, address: str) -> bool:
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(found in each for each in self._networks)
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """The application, where `client` and `scheme` are what these proxies say."""
+        inner: Any = ProxyHeadersMiddleware(cast(Any, app), self._names)
+
+        async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope.get("client") is None:
+                scope["client"] = (_SOCKET_FILE, 0)
+            await inner(scope, receive, send)
+
+        return outer
