@@ -80,7 +80,7 @@ def create_app(platform: Platform) -> FastAPI:
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
 
-    app.include_router(built.router(platform), prefix=PREFIX)
+    built.add_route(app.router, platform, PREFIX)
     for routes in (node_platforms, publications, webhooks, events, ci_workers, life, actions):
         app.include_router(documented(routes.router), prefix=PREFIX)
     files = upload_files.UploadFiles(platform)

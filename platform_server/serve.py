@@ -47,7 +47,7 @@ def server(platform: Platform, started: Callable[[], None], tls: Tls | None = No
         proxies.before(app),
         http=impatient(limits, proxies),
         ws="none",
-        loop="asyncio",
+        loop="uvloop",
         log_config=None,
         access_log=False,
         server_header=False,

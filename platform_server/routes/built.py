@@ -7,7 +7,9 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from platform_server.errors import TooLarge
@@ -31,32 +33,37 @@ class Told(BaseModel):
 _SCHEMA = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": Built.model_json_schema()}}}
 }
-_Plain = Annotated[str | None, Header(alias="X-Powernode-Signature")]
-_Id = Annotated[str | None, Header(alias="webhook-id")]
-_Timestamp = Annotated[str | None, Header(alias="webhook-timestamp")]
-_Signature = Annotated[str | None, Header(alias="webhook-signature")]
+# as SignatureHeaders has them
+_HEADERS = ("X-Powernode-Signature", "webhook-id", "webhook-timestamp", "webhook-signature")
 
 
-def router(platform: Platform) -> APIRouter:
+class _Direct(APIRoute):
+    """Documented as any other route, and answered without FastAPI's dependencies: they would cost as much as
+    checking and recording the delivery.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            await super().handle(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        signature = (request.headers.get(name) for name in _HEADERS)
+        response: Response = await self.endpoint(request, scope["path_params"]["webhook_id"], *signature)
+        await response(scope, receive, send)
+
+
+def add_route(router: APIRouter, platform: Platform, prefix: str) -> None:
     """The webhook's route; how often it is called is counted in here."""
     intake = Intake(platform)
     limit = platform.settings.limits.webhook_body
-    routes = APIRouter(tags=["webhook"])
 
-    @routes.post(
-        "/webhooks/disk_image/built/{webhook_id}",
-        status_code=202,
-        response_model=Told,
-        responses={status: {"model": Told} for status in (200, 401, 404, 408, 409, 413, 422, 429)},
-        openapi_extra=_SCHEMA,
-    )
     async def built(
         request: Request,
         webhook_id: str,
-        x_powernode_signature: _Plain = None,
-        webhook_id_header: _Id = None,
-        webhook_timestamp: _Timestamp = None,
-        webhook_signature: _Signature = None,
+        plain: Annotated[str | None, Header(alias=_HEADERS[0])] = None,
+        identifier: Annotated[str | None, Header(alias=_HEADERS[1])] = None,
+        timestamp: Annotated[str | None, Header(alias=_HEADERS[2])] = None,
+        signature: Annotated[str | None, Header(alias=_HEADERS[3])] = None,
     ) -> Response:
         """Report an image that is in a registry."""
         try:
@@ -64,20 +71,21 @@ def router(platform: Platform) -> APIRouter:
         except TooLarge as error:
             LIMITED.labels("webhook_body").inc()
             return _respond(refused(Reason.TOO_LARGE, error.what))
-        return _respond(
-            await intake.take(
-                Received(
-                    webhook_id,
-                    body,
-                    SignatureHeaders(
-                        x_powernode_signature, webhook_id_header, webhook_timestamp, webhook_signature
-                    ),
-                    request.client.host if request.client else "",
-                )
-            )
-        )
+        headers = SignatureHeaders(plain, identifier, timestamp, signature)
+        address = request.client.host if request.client else ""
+        return _respond(await intake.take(Received(webhook_id, body, headers, address)))
 
-    return routes
+    router.add_api_route(
+        f"{prefix}/webhooks/disk_image/built/{{webhook_id}}",
+        built,
+        methods=["POST"],
+        tags=["webhook"],
+        status_code=202,
+        response_model=Told,
+        responses={status: {"model": Told} for status in (200, 401, 404, 408, 409, 413, 422, 429)},
+        openapi_extra=_SCHEMA,
+        route_class_override=_Direct,
+    )
 
 
 async def _read(request: Request, limit: int) -> bytes:

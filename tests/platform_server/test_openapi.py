@@ -94,6 +94,7 @@ class Served:
         def work(session: Session) -> None:
             webhook, worker = session.get_one(Webhook, WEBHOOK), session.get_one(Worker, WORKER)
             webhook.status, worker.status = WebhookStatus.ACTIVE, WorkerStatus.ACTIVE
+            webhook.plain_signatures = True
             webhook.secret = self.platform.sealer.seal(SECRET, f"webhook {WEBHOOK}")
 
         self.platform.database.write_now(work)
