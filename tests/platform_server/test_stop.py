@@ -72,7 +72,8 @@ def test_sigterm_answers_a_request_and_an_upload_and_releases_a_verification(
             "size_bytes": len(content),
             "git_sha": "a" * 40,
         }
-        begun = api.with_token(worker["token_plaintext"]).post("/worker_api/disk_image_publications/initiate", offer)
+        uploader = api.with_token(worker["token_plaintext"])
+        begun = uploader.post("/worker_api/disk_image_publications/initiate", offer)
 
         # a registry that does not answer: the verification is under way when the signal comes
         pipeline = Pipeline(client, _now, hook["webhook_id"], hook["webhook_secret"])
