@@ -66,6 +66,14 @@ class ProvisionedWebhook(_Answered):
     )
 
 
+class ReadSecret(_Answered):
+    """A secret, and which action's answer it belongs to by which name."""
+
+    action: str
+    field: str
+    secret: str = Field(repr=False)
+
+
 class Publication(_Answered):
     """An image at the platform: `status` is one of its states (docs/reference of the platform)."""
 
@@ -125,6 +133,11 @@ class Actions:
         if isinstance(made, dict):
             data = {"webhook_id": made.get("id"), **data}
         return self._read(ProvisionedWebhook, data)
+
+    async def read_secret(self, secret_id: str) -> ReadSecret:
+        """Read a secret that an action over MCP made; it can be read this once."""
+        data = await self._ask("POST", f"secrets/{_segment(secret_id)}", {}, repeatable=False)
+        return self._read(ReadSecret, data)
 
     async def publications(self, platform_id: str, *, status: str | None = None) -> list[Publication]:
         """A platform's, the newest first, by choice only those in one state."""

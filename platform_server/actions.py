@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -23,26 +24,44 @@ from platform_server.states import Status
 from platform_server.tables import Publication
 
 _Id = Annotated[UUID, Field(strict=False)]
+_PlatformId = Annotated[_Id, Field(description="a node platform of the account")]
+_PublicationId = Annotated[_Id, Field(description="a publication of the account")]
+
+
+class Effect(Enum):
+    """What an action does to what is there, and whether repeating it does more."""
+
+    READS = "changes nothing"
+    ADDS = "adds something, once more each time"
+    SETS = "replaces what is there; repeated, it changes nothing more"
+    CHANGES = "replaces what is there, and something else when it is repeated"
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One action: its name, what it is for, and the models of its parameters and its answer."""
+    """One action: its name, what it is for, and the models of its parameters and its answer.
+
+    `secret` names the field of the answer that is shown once; such an answer has a `note` on it.
+    """
 
     name: str
     summary: str
     permission: Permission
+    effect: Effect
     params: type[BaseModel]
     result: type[BaseModel]
     run: Callable[[Platform, Caller, Any], Awaitable[BaseModel]]
+    secret: str | None = None
 
 
 class ListPublications(Body):
     """Which publications."""
 
-    node_platform_id: _Id | None = None
-    status: Annotated[Status, Field(strict=False)] | None = None
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    node_platform_id: Annotated[_Id | None, Field(description="only this node platform's")] = None
+    status: Annotated[
+        Annotated[Status, Field(strict=False)] | None, Field(description="only those in this state")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=200, description="how many at most")] = 50
 
 
 class Publications(View):
@@ -67,8 +86,8 @@ async def list_publications(platform: Platform, caller: Caller, params: ListPubl
 class SetDefault(Body):
     """The publication, and by choice the platform that it must be of."""
 
-    publication_id: _Id
-    node_platform_id: _Id | None = None
+    publication_id: _PublicationId
+    node_platform_id: Annotated[_Id | None, Field(description="refuse a publication of another one")] = None
 
 
 class DefaultSet(View):
@@ -95,8 +114,10 @@ async def set_default(platform: Platform, caller: Caller, params: SetDefault) ->
 class Rollback(Body):
     """The platform, and which publication; else the one published before the default."""
 
-    node_platform_id: _Id
-    publication_id: _Id | None = None
+    node_platform_id: _PlatformId
+    publication_id: Annotated[_Id | None, Field(description="else the one published before the default")] = (
+        None
+    )
 
 
 class RolledBack(View):
@@ -130,8 +151,8 @@ async def rollback(platform: Platform, caller: Caller, params: Rollback) -> Roll
 class SetRetention(Body):
     """How many published images a platform keeps, 1 to 50."""
 
-    node_platform_id: _Id
-    retention_count: int
+    node_platform_id: _PlatformId
+    retention_count: Annotated[int, Field(description="1 to 50")]
 
 
 class RetentionSet(View):
@@ -156,6 +177,7 @@ ACTIONS: Sequence[Action] = (
         "system_list_disk_image_publications",
         "The account's publications, the newest first.",
         Permission.MODULES_READ,
+        Effect.READS,
         ListPublications,
         Publications,
         list_publications,
@@ -164,6 +186,7 @@ ACTIONS: Sequence[Action] = (
         "system_set_default_disk_image_publication",
         "Have new nodes boot a published image; nodes that run keep theirs.",
         Permission.MODULES_UPDATE,
+        Effect.SETS,
         SetDefault,
         DefaultSet,
         set_default,
@@ -172,6 +195,7 @@ ACTIONS: Sequence[Action] = (
         "system_rollback_disk_image",
         "Have new nodes boot an earlier image again, and retire the present one.",
         Permission.ROLLBACK_DISK_IMAGE,
+        Effect.CHANGES,
         Rollback,
         RolledBack,
         rollback,
@@ -180,6 +204,7 @@ ACTIONS: Sequence[Action] = (
         "system_set_disk_image_retention",
         "Keep this many published images; older ones are retired, and purged after the grace.",
         Permission.MODULES_UPDATE,
+        Effect.SETS,
         SetRetention,
         RetentionSet,
         set_retention,

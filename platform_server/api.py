@@ -20,6 +20,9 @@ from platform_server.permissions import Caller, Permission
 from platform_server.state_folder import Platform
 from platform_server.tokens import authenticate, seen
 
+# Where the API is.
+PREFIX = "/api/v1/system"
+
 _Data = TypeVar("_Data")
 
 _bearer = HTTPBearer(auto_error=False, description="a token of `disk-image platform token`")

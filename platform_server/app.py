@@ -17,12 +17,13 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from platform_server import upload_files
-from platform_server.api import documented
+from platform_server.api import PREFIX, documented
 from platform_server.beside import Beside
-from platform_server.errors import Refused, TooOften, Unavailable, shown
+from platform_server.errors import Refused, TooOften, Unavailable, broken_rule, shown
 from platform_server.gauges import registry_of
 from platform_server.health import Health
 from platform_server.limits import BodyLimits
+from platform_server.mcp.http import Endpoint
 from platform_server.requests import Requests
 from platform_server.routes import (
     actions,
@@ -33,6 +34,7 @@ from platform_server.routes import (
     life,
     node_platforms,
     publications,
+    secrets,
     webhooks,
     worker_api,
 )
@@ -41,8 +43,6 @@ from platform_server.state_folder import Platform
 from platform_server.verifier import verifier_of
 
 log = logging.getLogger(__name__)
-
-PREFIX = "/api/v1/system"
 
 
 def create_app(platform: Platform) -> FastAPI:
@@ -54,11 +54,13 @@ def create_app(platform: Platform) -> FastAPI:
     beside = Beside(platform, verifier_of(platform.settings.trust))
     watched = Health(platform, beside)
     registry = registry_of(platform, watched)
+    mcp = Endpoint(platform)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with beside.running():
-            yield
+            async with mcp.sessions.run():
+                yield
 
     app = FastAPI(
         title="Disk image platform",
@@ -81,7 +83,7 @@ def create_app(platform: Platform) -> FastAPI:
         app.add_exception_handler(kind, handler)
 
     built.add_route(app.router, platform, PREFIX)
-    for routes in (node_platforms, publications, webhooks, events, ci_workers, life, actions):
+    for routes in (node_platforms, publications, webhooks, events, ci_workers, life, actions, secrets):
         app.include_router(documented(routes.router), prefix=PREFIX)
     files = upload_files.UploadFiles(platform)
     app.include_router(documented(worker_api.token_routes(platform, files)), prefix=PREFIX)
@@ -90,6 +92,7 @@ def create_app(platform: Platform) -> FastAPI:
         app.include_router(route, prefix=PREFIX)
 
     app.include_router(health_routes.router(watched, registry))
+    app.router.routes.append(mcp.route)
     return app
 
 
@@ -140,10 +143,7 @@ def answer_refused(request: Request, error: Refused) -> JSONResponse:
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     """FastAPI's own finding as one line: field, rule, value."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-    found = "" if first["type"] == "missing" else f", found {shown(first.get('input'))}"
-    return _answer(422, f"{where}: {first['msg']}{found}", "correct the field, then send it again")
+    return answer_refused(request, broken_rule(error.errors()[0], inside=1))
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from platform_server import events, webhooks, workers
-from platform_server.actions import Action
+from platform_server.actions import Action, Effect
 from platform_server.api import Body, View
+from platform_server.errors import Invalid
 from platform_server.permissions import Caller, Permission
 from platform_server.routes.ci_workers import NewWorker, WorkerToken, WorkerView, shown_once
 from platform_server.routes.ci_workers import view as worker_view
@@ -18,6 +19,8 @@ from platform_server.routes.events import EventView
 from platform_server.routes.events import view as event_view
 from platform_server.routes.webhooks import PATH, WebhookSecret, WebhookView, with_secret
 from platform_server.state_folder import Platform
+
+_Id = Annotated[UUID, Field(strict=False)]
 
 # As many rows as a page of REST can have.
 _MOST = 200
@@ -30,8 +33,13 @@ class Nothing(Body):
 class ProvisionWebhook(Body):
     """What the webhook is called; by choice under which address pipelines reach the platform."""
 
-    label: str
-    platform_api_base: Annotated[str, Field(pattern=r"^https?://[^\s?#@]{1,200}$")] | None = None
+    label: Annotated[
+        str, Field(description="1 to 100 characters, unlike every other webhook's of the account")
+    ]
+    platform_api_base: Annotated[
+        Annotated[str, Field(pattern=r"^https?://[^\s?#@]{1,200}$")] | None,
+        Field(description="the address that webhook_url starts with; else the platform's own"),
+    ] = None
 
 
 class Webhooks(View):
@@ -50,9 +58,18 @@ class Workers(View):
 
 
 class TerminateWorker(Body):
-    """Which worker; the tutorial says `id`."""
+    """Which worker, by the reference's name or the tutorial's."""
 
-    worker_id: Annotated[UUID, Field(strict=False, validation_alias=AliasChoices("worker_id", "id"))]
+    worker_id: Annotated[_Id | None, Field(description="a CI worker of the account")] = None
+    id: Annotated[_Id | None, Field(description="the same by another name: give one of them")] = None
+
+    @property
+    def worker(self) -> UUID:
+        """The one that is given. Raises Invalid for none, and for both."""
+        given = [each for each in (self.worker_id, self.id) if each is not None]
+        if len(given) != 1:
+            raise Invalid(field="worker_id", value=given or None, rule="a worker's id, here or as id")
+        return given[0]
 
 
 class Terminated(View):
@@ -65,8 +82,8 @@ class Terminated(View):
 class RecentEvents(Body):
     """Which events: those whose kind starts so, at most so many."""
 
-    kind_prefix: Annotated[str, Field(max_length=200)] = ""
-    limit: Annotated[int, Field(ge=1, le=_MOST)] = 50
+    kind_prefix: Annotated[str, Field(max_length=200, description="the start of their kind")] = ""
+    limit: Annotated[int, Field(ge=1, le=_MOST, description="how many at most")] = 50
 
 
 class Events(View):
@@ -108,8 +125,9 @@ async def list_workers(platform: Platform, caller: Caller, params: Nothing) -> W
 
 
 async def terminate_worker(platform: Platform, caller: Caller, params: TerminateWorker) -> Terminated:
+    worker_id = params.worker
     row = await platform.database.write(
-        lambda on: workers.terminate(on, caller, params.worker_id, platform.clock())
+        lambda on: workers.terminate(on, caller, worker_id, platform.clock())
     )
     return Terminated(worker_id=row.id)
 
@@ -125,32 +143,38 @@ async def recent_events(platform: Platform, caller: Caller, params: RecentEvents
 ACTIONS: Sequence[Action] = (
     Action(
         "provision_disk_image_webhook",
-        "Make a webhook; its secret is shown this once.",
+        "Make a webhook and its secret, which is shown once.",
         Permission.WEBHOOKS_CREATE,
+        Effect.ADDS,
         ProvisionWebhook,
         WebhookSecret,
         provision_webhook,
+        secret="webhook_secret",
     ),
     Action(
         "system_list_disk_image_webhooks",
         "The account's webhooks, the newest first.",
         Permission.MODULES_READ,
+        Effect.READS,
         Nothing,
         Webhooks,
         list_webhooks,
     ),
     Action(
         "system_provision_ci_worker",
-        "Make a CI worker; its token is shown this once.",
+        "Make a CI worker and its token, which is shown once.",
         Permission.CI_WORKERS_CREATE,
+        Effect.ADDS,
         NewWorker,
         WorkerToken,
         provision_worker,
+        secret="token_plaintext",
     ),
     Action(
         "system_list_ci_workers",
         "The account's CI workers, the newest first.",
         Permission.CI_WORKERS_READ,
+        Effect.READS,
         Nothing,
         Workers,
         list_workers,
@@ -159,6 +183,7 @@ ACTIONS: Sequence[Action] = (
         "system_terminate_ci_worker",
         "Revoke a CI worker, for good.",
         Permission.CI_WORKERS_DELETE,
+        Effect.SETS,
         TerminateWorker,
         Terminated,
         terminate_worker,
@@ -167,6 +192,7 @@ ACTIONS: Sequence[Action] = (
         "recent_events",
         "The account's events, the newest first, by choice those whose kind starts with a prefix.",
         Permission.NODES_READ,
+        Effect.READS,
         RecentEvents,
         Events,
         recent_events,

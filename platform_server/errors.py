@@ -18,7 +18,9 @@ Every text may be shown to whoever sent the request, so none may hold a secret o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.errors import DiskImageError
 
@@ -109,6 +111,21 @@ def missing(kind: str, name: object) -> Missing:
     """The Missing of one thing by its id or name."""
     return Missing(
         f"{kind} {shown(name)}: not in this account", f"list what is there, then name one of the {kind}s"
+    )
+
+
+def broken_rule(found: Mapping[str, Any], inside: int = 0) -> Invalid:
+    """A finding of pydantic's as an Invalid: field, rule, value. `inside` is how many outer parts of the
+    field's place are the request's own.
+    """
+    place = found["loc"]
+    field = ".".join(str(part) for part in place[inside:]) or ".".join(str(part) for part in place[:1])
+    value = "" if found["type"] == "missing" else f", found {shown(found.get('input'))}"
+    return Invalid(
+        what=f"{field or 'parameters'}: {found['msg']}{value}",
+        field=field,
+        value=found.get("input"),
+        rule=found["msg"],
     )
 
 

@@ -20,8 +20,8 @@ from structlog.typing import EventDict, WrappedLogger
 
 from platform_server.metrics import LOG_LINES
 
-# Their lines at INFO and below name URLs with what is secret in them, or every step of a migration.
-_QUIET = ("alembic", "httpx", "httpcore")
+# Their lines at INFO and below name URLs with what is secret in them, or every step that they take.
+_QUIET = ("alembic", "httpx", "httpcore", "mcp")
 _CONTROL = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufdff\U00010000-\U0010ffff]")
 _FIRST = ("time", "level", "logger", "message")
 

@@ -34,8 +34,9 @@ class Permission(StrEnum):
     INSTANCES_READ = "system.instances.read"
     INSTANCES_CREATE = "system.instances.create"
     INSTANCES_CONTROL = "system.instances.control"
-    # not the reference's: what /metrics asks for
+    # not the reference's: what /metrics asks for, and what an action made for its caller alone
     METRICS_READ = "system.metrics.read"
+    SECRETS_READ = "system.secrets.read"
 
 
 # Held by administrators, who also have every permission of later versions.

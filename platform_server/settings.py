@@ -79,6 +79,8 @@ class Schedule:
     delivery: timedelta = timedelta(days=30)
     # how long the secret before a rotation still counts
     rotation_overlap: timedelta = timedelta(hours=1)
+    # how long a secret that an action made waits to be read
+    secret_pickup: timedelta = timedelta(minutes=15)
     # an upload's URL, and how long a row waits for the upload
     upload: timedelta = timedelta(hours=1)
     # between retirement and purge

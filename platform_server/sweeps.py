@@ -16,7 +16,7 @@ import anyio
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from platform_server import node_platforms, purge, retention, stuck
+from platform_server import node_platforms, purge, retention, secret_pickups, stuck
 from platform_server.metrics import SWEEP_FAILURES, sweeping
 from platform_server.permissions import Caller
 from platform_server.purger import purge_due
@@ -98,6 +98,8 @@ async def run(platform: Platform) -> None:
     while True:
         with sweeping("stuck"):
             await platform.database.write(lambda on: stuck.report(on, schedule, platform.clock()))
+        with sweeping("secrets"):
+            await platform.database.write(lambda on: secret_pickups.purge(on, platform.clock()))
         if anyio.current_time() >= next_sweep:
             next_sweep = anyio.current_time() + schedule.sweep.total_seconds()
             with sweeping("retention"):

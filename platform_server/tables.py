@@ -365,3 +365,21 @@ class Purge(Base):
     id: Mapped[UUID] = mapped_column(ForeignKey("publications.id"), primary_key=True)
     referrers: Mapped[Sequence[str]]
     blobs: Mapped[Sequence[str]]
+
+
+class SecretPickup(Base):
+    """A secret that waits to be read, once and by one user. What was read or has expired is deleted; its row
+    says so for a while.
+    """
+
+    __tablename__ = "secret_pickups"
+    __table_args__ = (Index(None, "expires_at"),)
+
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    # the action that made it, and the field of its answer
+    action: Mapped[str]
+    field: Mapped[str]
+    sealed: Mapped[bytes | None]
+    expires_at: Mapped[datetime]
+    read_at: Mapped[datetime | None]

@@ -20,18 +20,24 @@ def declare(verbs: Verbs) -> None:
     _token(actions)
     _migrate(actions)
     _retention(actions)
+    _mcp(actions)
+    _secret(actions)
 
 
 def _action(actions: Verbs, name: str, does: str, example: str) -> Parser:
     """An action with the folder that all of them work on; it runs `pipelines.commands.platform.<name>`."""
     parser = verb(actions, name, does, f"disk-image platform {name} {example}", f"platform.{name}")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the platform's folder")
+    _database(parser)
+    return parser
+
+
+def _database(parser: Parser) -> None:
     parser.add_argument(
         "--database",
         metavar="URL",
         help="postgresql://USER@HOST/NAME (else DISK_IMAGE_PLATFORM_DATABASE, else the folder's own)",
     )
-    return parser
 
 
 def _init(actions: Verbs) -> None:
@@ -125,6 +131,45 @@ def _retention(actions: Verbs) -> None:
     )
     _registries(retention)
     _log(retention)
+
+
+def _mcp(actions: Verbs) -> None:
+    mcp = _action(
+        actions,
+        "mcp",
+        "be an MCP server on standard input and output, for the user of DISK_IMAGE_PLATFORM_TOKEN",
+        "--state platform",
+    )
+    mcp.add_argument(
+        "--public-url",
+        default="http://127.0.0.1:8000",
+        metavar="URL",
+        help="where serve is reached (http://127.0.0.1:8000): webhooks' URLs",
+    )
+    mcp.add_argument(
+        "--show-secrets",
+        action="store_true",
+        help="put new secrets into answers; only where standard error is a terminal",
+    )
+    _log(mcp)
+
+
+def _secret(actions: Verbs) -> None:
+    secret = verb(
+        actions,
+        "secret",
+        "read a secret that an action made for the user of DISK_IMAGE_PLATFORM_TOKEN; it can be read once",
+        "disk-image platform secret 019ab5f2-… --url https://platform.example",
+        "platform.secret",
+    )
+    secret.add_argument("secret_id", metavar="ID", help="as read_secret_once in the answer says")
+    where = secret.add_mutually_exclusive_group(required=True)
+    where.add_argument("--url", metavar="URL", help="the platform that serves")
+    where.add_argument("--state", type=Path, metavar="DIR", help="or its folder, on its own machine")
+    _database(secret)
+    secret.add_argument(
+        "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
+    )
 
 
 def _log(parser: Parser) -> None:

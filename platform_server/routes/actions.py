@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from platform_server import actions, ci_actions
+from platform_server.action_table import ACTIONS
 from platform_server.actions import Action
 from platform_server.api import Served, Success, errors, requires
 from platform_server.permissions import Caller
@@ -29,7 +29,7 @@ def _endpoint(action: Action) -> Callable[..., Awaitable[Any]]:
     return endpoint
 
 
-for _action in (*actions.ACTIONS, *ci_actions.ACTIONS):
+for _action in ACTIONS.values():
     router.add_api_route(
         f"/{_action.name}",
         _endpoint(_action),

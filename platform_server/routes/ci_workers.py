@@ -8,6 +8,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends
+from pydantic import Field
 
 from platform_server import workers
 from platform_server.api import Body, Meta, Paged, Served, Success, View, errors, page, requires
@@ -41,8 +42,8 @@ class WorkerView(View):
 class NewWorker(Body):
     """What a worker is called."""
 
-    name: str
-    description: str | None = None
+    name: Annotated[str, Field(description="1 to 100 printable characters")]
+    description: Annotated[str | None, Field(description="what it is for")] = None
 
 
 class WorkerData(View):

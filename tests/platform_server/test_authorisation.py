@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
+from platform_server import secret_pickups
 from platform_server.accounts import user_token
-from platform_server.app import PREFIX, create_app
+from platform_server.api import PREFIX
+from platform_server.app import create_app
 from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
+from platform_server.tokens import authenticate
 from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import Clock
 
-IDS = ("platform_id", "publication_id", "webhook_id", "worker_id", "instance_id")
+IDS = ("platform_id", "publication_id", "webhook_id", "worker_id", "instance_id", "secret_id")
 NOBODY = "00000000-0000-7000-8000-000000000000"
 # Who may call these is not decided by a token.
 OPEN = {
@@ -63,6 +68,19 @@ def _token(platform: Platform, clock: Clock, permissions: list[Permission]) -> s
     return platform.database.write_now(lambda on: user_token(on, "default", "almost", permissions, clock()))
 
 
+def _secret(platform: Platform, api: Api, clock: Clock) -> str:
+    def keep(session: Session) -> str:
+        caller = authenticate(session, api.token)
+        made_by = ("provision_disk_image_webhook", "webhook_secret")
+        return str(
+            secret_pickups.keep(
+                session, caller, platform.sealer, "s", made_by, clock(), timedelta(minutes=1)
+            ).id
+        )
+
+    return platform.database.write_now(keep)
+
+
 def test_every_route_asks_for_a_token_and_a_permission(
     api: Api, platform: Platform, clock: Clock, subtests: pytest.Subtests
 ) -> None:
@@ -80,13 +98,20 @@ def test_every_route_asks_for_a_token_and_a_permission(
 
 
 def test_every_route_about_one_thing_is_of_its_account_alone(
-    api: Api, other: Api, platform: Platform, pipeline: Pipeline, platform_id: str, subtests: pytest.Subtests
+    api: Api,
+    other: Api,
+    platform: Platform,
+    clock: Clock,
+    pipeline: Pipeline,
+    platform_id: str,
+    subtests: pytest.Subtests,
 ) -> None:
     ids = {
         "platform_id": platform_id,
         "publication_id": pipeline.plain().json()["publication_id"],
         "webhook_id": pipeline.webhook_id,
         "worker_id": api.post("/ci_workers", {"name": "runner"})["ci_worker"]["id"],
+        "secret_id": _secret(platform, api, clock),
     }
     there = [
         f"/node_platforms/{platform_id}",

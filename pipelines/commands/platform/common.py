@@ -14,6 +14,7 @@ from platform_server.postgres import Server
 from platform_server.settings import Registries
 
 _DATABASE = "DISK_IMAGE_PLATFORM_DATABASE"
+_TOKEN = "DISK_IMAGE_PLATFORM_TOKEN"
 
 
 def database(args: Namespace) -> str | None:
@@ -30,6 +31,16 @@ def database(args: Namespace) -> str | None:
             f"put the URL into {_DATABASE}, or the password into PGPASSWORD or a passfile; then change it",
         )
     return given
+
+
+def token() -> str:
+    """The user's token, which is never an argument. Raises UsageError when there is none."""
+    found = os.environ.get(_TOKEN)
+    if not found:
+        raise UsageError(
+            f"{_TOKEN} is not set", f"export {_TOKEN}=…, as disk-image platform token prints it"
+        )
+    return found
 
 
 def registries(args: Namespace) -> Registries:

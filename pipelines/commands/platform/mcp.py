@@ -1,0 +1,41 @@
+"""disk-image platform mcp: the operators' actions over MCP, for the program that starts this one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from argparse import Namespace
+from contextlib import closing
+
+import anyio
+
+from pipelines.commands.platform.common import database, start_log, token
+from pipelines.errors import UsageError
+from platform_server.mcp import stdio
+from platform_server.mcp.tools import Reading
+from platform_server.settings import Settings
+from platform_server.state_folder import open_platform
+
+
+def run(args: Namespace) -> int:
+    """Serve until standard input ends."""
+    if args.show_secrets and not sys.stderr.isatty():
+        raise UsageError(
+            "--show-secrets: expected a terminal as standard error, found none where secrets are asked for",
+            "leave it out: answers then say how disk-image platform secret reads each one, once",
+        )
+    start_log(args)
+    # Ctrl-C ends it at once: what waits for standard input can't be cancelled, and transactions are whole.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    user = token()
+    platform = open_platform(
+        args.state, Settings(public_url=args.public_url.rstrip("/")), database=database(args)
+    )
+    options = ["--state", os.path.abspath(args.state)]
+    if args.database is not None:
+        options += ["--database", args.database]
+    reading = None if args.show_secrets else Reading(options, platform.settings.public_url)
+    with closing(platform.database):
+        anyio.run(stdio.serve, platform, user, reading)
+    return 0

@@ -1,0 +1,113 @@
+"""The MCP server `platform`: it lists the tools that the caller may use, and calls them.
+
+It knows the caller anew for each request, so a token that is revoked ends at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel.server import Server
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+)
+from pydantic import BaseModel
+
+from platform_server import secret_pickups
+from platform_server.action_table import ACTIONS, read_params
+from platform_server.actions import Action
+from platform_server.errors import Forbidden, Refused, shown
+from platform_server.mcp.tools import Reading, answered, refused, secret_of, tool
+from platform_server.permissions import Caller
+from platform_server.state_folder import Platform
+
+log = logging.getLogger(__name__)
+
+NAME = "platform"
+_INSTRUCTIONS = (
+    "Operates a platform for disk images: webhooks through which pipelines report images, publications of "
+    "verified images, which of them new nodes boot, and how many are kept. Ids are UUIDs out of earlier "
+    "answers. Secrets are not in answers: show the user read_secret_once, and don't read it for them."
+)
+Context: TypeAlias = ServerRequestContext[Any, Any]
+
+
+def require_user(caller: Caller) -> Caller:
+    """The caller, who operates. Raises Forbidden for a worker, whose token is for pipelines."""
+    if caller.user_id is None:
+        raise Forbidden(
+            f"{caller.name} is a worker: expected a user's token", "disk-image platform token makes one"
+        )
+    return caller
+
+
+def mcp_server(
+    platform: Platform, who: Callable[[Context], Awaitable[Caller]], reading: Reading | None
+) -> Server[Any]:
+    """The server. `who` finds a request's caller, or raises Refused. Without `reading` secrets stand in
+    answers; else these say how they are read.
+    """
+
+    async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        try:
+            caller = await who(context)
+        except Refused as error:
+            raise MCPError(INVALID_REQUEST, f"{error.what}\n{error.hint}") from None
+        return ListToolsResult(
+            tools=[_TOOLS[name] for name, action in ACTIONS.items() if caller.may(action.permission)]
+        )
+
+    async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
+        action = ACTIONS.get(params.name)
+        if action is None:
+            raise MCPError(INVALID_PARAMS, f"no tool {shown(params.name)}: tools/list names them")
+        try:
+            caller = await who(context)
+            caller.require(action.permission)
+            answer = await action.run(platform, caller, read_params(action, params.arguments or {}))
+            return await _without_secret(platform, caller, action, answer, reading)
+        except Refused as error:
+            return refused(error)
+        except Exception:
+            log.exception("the tool %s failed", action.name)
+            return refused(
+                Refused(
+                    "the platform failed to answer", "its log has the reason; send the request again later"
+                )
+            )
+
+    return Server(
+        NAME,
+        version=version("disk-image-ci"),
+        instructions=_INSTRUCTIONS,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+        get_tool_input_schema=lambda name: _TOOLS[name].input_schema if name in _TOOLS else None,
+    )
+
+
+async def _without_secret(
+    platform: Platform, caller: Caller, action: Action, answer: BaseModel, reading: Reading | None
+) -> CallToolResult:
+    secret = secret_of(action, answer)
+    if secret is None or action.secret is None or reading is None:
+        return answered(action, answer)
+    made_by = action.name, action.secret
+    at, lifetime = platform.clock(), platform.settings.schedule.secret_pickup
+    row = await platform.database.write(
+        lambda on: secret_pickups.keep(on, caller, platform.sealer, secret, made_by, at, lifetime)
+    )
+    return answered(action, answer, reading.of(row))
+
+
+_TOOLS = {name: tool(action) for name, action in ACTIONS.items()}
