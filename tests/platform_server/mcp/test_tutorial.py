@@ -16,8 +16,8 @@ import httpx
 import pytest
 from mcp import Client
 
-from platform_server.state_folder import initialise
 from tests.platform_server.api import Api, Pipeline
+from tests.platform_server.conftest import Made
 from tests.platform_server.images import Images
 from tests.platform_server.mcp.connecting import COMMAND, ROOT, call, over_http, over_stdio, refusal
 from tests.platform_server.process import Process, process
@@ -28,16 +28,9 @@ SECONDS = 60
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> tuple[Path, str]:
-    """A new platform's folder and its administrator's token."""
-    folder = tmp_path / "state"
-    return folder, initialise(folder, datetime.now(UTC))
-
-
-@pytest.fixture
-def running(state: tuple[Path, str], images: Images) -> Iterator[Process]:
+def running(made: Made, images: Images) -> Iterator[Process]:
     """`disk-image platform serve`, which verifies."""
-    with process(state[0], "--trust", images.forge.trust.path) as served:
+    with process(made, "--trust", images.forge.trust.path) as served:
         yield served
 
 
@@ -49,20 +42,19 @@ def stdio_log(tmp_path: Path) -> Iterator[TextIO]:
 
 
 @pytest.fixture(params=["http", "http, older protocol", "stdio", "stdio, older protocol"])
-def connect(request: pytest.FixtureRequest, running: Process, state: tuple[Path, str]) -> Connect:
+def connect(request: pytest.FixtureRequest, running: Process, made: Made) -> Connect:
     """Each way to connect."""
-    folder, token = state
     log = request.getfixturevalue("stdio_log")
     mode = "legacy" if "older" in request.param else "auto"
 
     @asynccontextmanager
     async def connected() -> AsyncIterator[Client]:
         if request.param.startswith("http"):
-            async with over_http(running.url, token, mode=mode) as client:
+            async with over_http(running.url, made.admin_token, mode=mode) as client:
                 yield client
         else:
             async with over_stdio(
-                folder, token, "--public-url", running.url, errors=log, mode=mode
+                made.folder, made.admin_token, "--public-url", running.url, errors=log, mode=mode
             ) as client:
                 yield client
 
@@ -94,10 +86,8 @@ async def published(client: Client, platform_id: str, count: int) -> list[dict[s
             await anyio.sleep(0.1)
 
 
-def test_the_tutorials_steps(
-    connect: Connect, running: Process, state: tuple[Path, str], images: Images
-) -> None:
-    token = state[1]
+def test_the_tutorials_steps(connect: Connect, running: Process, made: Made, images: Images) -> None:
+    token = made.admin_token
     pushed = [images.push(name, name, commit=f"{number:040x}") for number, name in enumerate("abc")]
     with httpx.Client(base_url=running.url, trust_env=False, timeout=60) as http:
         platform = {"name": "debian", "trusted_registries": [images.server.host], **POLICY}
