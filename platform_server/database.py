@@ -176,11 +176,7 @@ class Database:
                     try:
                         each.value = each.work(connection)
                     except Exception as error:
-                        if (
-                            self.server is not None
-                            and isinstance(error, DBAPIError)
-                            and postgres.lost(error)
-                        ):
+                        if self._undone(connection, error):
                             raise
                         each.error = error
 
@@ -189,6 +185,12 @@ class Database:
         for each in again:
             each.failures += 1
         return [each for each in again if each.failures < _ATTEMPTS]
+
+    def _undone(self, connection: Connection, error: Exception) -> bool:
+        """Whether the error took the whole transaction along, and not only the unit's savepoint."""
+        if self.server is None:
+            return not sqlite.in_transaction(connection)
+        return isinstance(error, DBAPIError) and postgres.lost(error)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar, cast
 import anyio
 from sqlalchemy import Connection
 
+from platform_server.errors import Unavailable
+
 _Result = TypeVar("_Result")
 
 # Units of work in one transaction.
@@ -52,6 +54,7 @@ class GroupCommit:
         self._waiting: queue.SimpleQueue[Unit[Any] | None] = queue.SimpleQueue()
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closing = False
 
     def do_now(self, unit: Unit[_Result]) -> _Result:
         """The unit's result; this thread waits for it."""
@@ -79,33 +82,37 @@ class GroupCommit:
     def _put(self, unit: Unit[Any]) -> None:
         with self._turn:
             if self._thread is None:
+                self._closing = False
                 self._thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
                 self._thread.start()
             self._waiting.put(unit)
 
     def _work(self) -> None:
         again: Sequence[Unit[Any]] = ()
-        closing = False
-        while again or not closing:
-            group = list(again)
-            try:
-                while len(group) < GROUP and not closing:
-                    unit = self._waiting.get(block=not group)
-                    closing = unit is None
-                    if unit is not None:
-                        group.append(unit)
-            except queue.Empty:
-                pass
-            if not group:
-                continue
+        while again or not self._closing:
+            group = [*again, *self._taken(GROUP - len(again), wait=not again)]
             group.sort(key=lambda each: each.key)
             try:
-                again = self._run(group)
+                again = self._run(group) if group else ()
             except BaseException as error:
                 again = ()
+                if isinstance(error, Unavailable):
+                    # Who came meanwhile does not wait as long again, group after group.
+                    group += self._taken(self._waiting.qsize(), wait=False)
                 for each in group:
                     each.error = error
             _tell([each for each in group if each not in again])
+
+    def _taken(self, most: int, *, wait: bool) -> list[Unit[Any]]:
+        taken: list[Unit[Any]] = []
+        with suppress(queue.Empty):
+            while len(taken) < most and not self._closing:
+                unit = self._waiting.get(block=wait and not taken)
+                if unit is None:
+                    self._closing = True
+                else:
+                    taken.append(unit)
+        return taken
 
 
 def _tell(units: Sequence[Unit[Any]]) -> None:

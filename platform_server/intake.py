@@ -11,7 +11,8 @@
 9. image: one already there is a hit; another one for the same commit is a conflict.
 10. accepted: publication, job and delivery, in one transaction with all from 5 on.
 
-Two that come at once are kept apart by the database: the second finds what the first wrote.
+Two that come at once are kept apart by the database: the second finds what the first wrote. All steps from 2
+on are one turn of one thread; what is refused before 5 writes nothing, and step 1 bounds how much of it comes.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ class Intake:
     def _answer(
         self, connection: Connection, webhook_id: UUID | None, received: Received, at: datetime
     ) -> Answer:
-        """Steps 2 to 10. Only the thread that runs them touches the rate of deliveries."""
+        """Steps 2 to 10. Only the thread that runs them touches the rate of deliveries; when the database asks
+        for them again they count again, which is rare.
+        """
         known, signed = self._check(connection, webhook_id, received, at)
         if webhook_id is None or not known:
             return refused(Reason.UNKNOWN_WEBHOOK, "no webhook takes deliveries here")

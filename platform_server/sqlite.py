@@ -42,6 +42,13 @@ def may_heal(error: DBAPIError) -> bool:
     )
 
 
+def in_transaction(connection: Connection) -> bool:
+    """Whether the connection's transaction is still there: a full disk or a failed write ends it as a whole
+    (SQLite, "Response To Errors Within A Transaction"), and COMMIT then says nothing.
+    """
+    return bool(getattr(connection.connection.dbapi_connection, "in_transaction", False))
+
+
 def _configure(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
     # Transactions begin where `_begin` says so, not where the driver guesses.
     connection.isolation_level = None

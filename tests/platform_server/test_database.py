@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from platform_server.group_commit import GROUP
+from platform_server.database import Database
+from platform_server.errors import Unavailable
+from platform_server.group_commit import GROUP, GroupCommit, Unit
 from platform_server.state_folder import Platform
 from platform_server.tables import Account, NodePlatform
 from tests.platform_server.clock import Clock
@@ -110,6 +114,78 @@ def test_one_that_fails_takes_none_of_its_group_along(platform: Platform, clock:
                 kept.append(each.result())
     names = platform.database.read_now(lambda on: on.scalars(select(NodePlatform.name)).all())
     assert sorted(names) == sorted(kept) == sorted(f"platform-{n}" for n in range(4 * GROUP) if n % 3)
+
+
+def test_a_full_disk_fails_its_whole_group(tmp_path: Path) -> None:
+    """SQLite undoes the whole transaction then: whoever came before in it must not hear that it is done."""
+    database = Database(f"sqlite:///{tmp_path}/full.db")
+    begun, go_on = threading.Event(), threading.Event()
+    kept: list[str] = []
+
+    def first(connection: Connection) -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    def insert(name: str, *, full: bool = False) -> Callable[[Connection], str]:
+        def work(connection: Connection) -> str:
+            if full:
+                pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+                connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+            connection.exec_driver_sql("INSERT INTO full_disk VALUES (?)", (name * (10**6 if full else 1),))
+            return name
+
+        return work
+
+    async def one(name: str, work: Callable[[Connection], str]) -> None:
+        with suppress(OperationalError):
+            kept.append(await database.write_together(work, key=name))
+
+    async def group() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(database.write_together, first, "0")
+            await anyio.to_thread.run_sync(begun.wait)
+            for name in ("1", "2", "3", "4"):
+                tasks.start_soon(one, name, insert(name, full=name == "3"))
+            await anyio.wait_all_tasks_blocked()
+            go_on.set()
+
+    with database.migrating() as connection:
+        connection.exec_driver_sql("CREATE TABLE full_disk (name TEXT)")
+    anyio.run(group)
+    names = database.read_now(
+        lambda on: on.connection().exec_driver_sql("SELECT name FROM full_disk").scalars().all()
+    )
+    database.close()
+    assert "3" not in kept
+    assert sorted(names) == sorted(kept)
+
+
+def test_who_waits_for_a_server_that_is_gone_waits_once() -> None:
+    """Not once for each group before its own."""
+    runs: list[int] = []
+    full = threading.Event()
+
+    def run(group: Sequence[Unit[str]]) -> Sequence[Unit[str]]:
+        assert full.wait(30)
+        runs.append(len(group))
+        raise Unavailable("the database does not answer", "send the request again later")
+
+    groups = GroupCommit(run)
+
+    async def one() -> None:
+        with pytest.raises(Unavailable):
+            await groups.do(Unit(lambda connection: "never"))
+
+    async def many() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4 * GROUP):
+                tasks.start_soon(one)
+            await anyio.wait_all_tasks_blocked()
+            full.set()
+
+    anyio.run(many)
+    groups.close()
+    assert len(runs) == 1
 
 
 def test_whoever_is_cancelled_waits_for_what_it_began(platform: Platform, clock: Clock) -> None:
