@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import MutableMapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from platform_server.errors import StateError
@@ -21,9 +21,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(_BACKLOG)
+        with _closed_on_failure(listening):
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((host, port))
+            listening.listen(_BACKLOG)
     except OSError as error:
         raise StateError(
             f"can't listen on {host} port {port}: {error.strerror or error}", "choose another --port"
@@ -40,12 +41,13 @@ def listen_at(path: Path) -> socket.socket:
         if _is_left_over(path):
             path.unlink()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o117)
-        try:
-            listening.bind(os.fspath(path))
-        finally:
-            os.umask(mask)
-        listening.listen(_BACKLOG)
+        with _closed_on_failure(listening):
+            mask = os.umask(0o117)
+            try:
+                listening.bind(os.fspath(path))
+            finally:
+                os.umask(mask)
+            listening.listen(_BACKLOG)
     except OSError as error:
         raise StateError(
             f"can't listen at {path}: {error.strerror or error}",
@@ -88,6 +90,15 @@ def name_of(listening: socket.socket, scheme: str) -> str:
         return f"unix:{listening.getsockname()}"
     host, port = listening.getsockname()[:2]
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@contextmanager
+def _closed_on_failure(listening: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        listening.close()
+        raise
 
 
 def _is_left_over(path: Path) -> bool:

@@ -201,7 +201,9 @@ def test_a_webhook_is_followed_by_its_id_to_the_event(
 
         again = pipeline.send(body, signed)
         assert again.status_code == 200
-        assert len(served.lines("request", correlation_id=correlation_id, outcome="idempotent_hit")) == 1
+        wait_for(
+            lambda: bool(served.lines("request", correlation_id=correlation_id, outcome="idempotent_hit"))
+        )
         api.with_token("pnu_wrong").error(401, "GET", "/events", params={"kind_prefix": "queryvalue"})
         wait_for(lambda: bool(served.lines("request", status=401)))
         (operator, *_) = served.lines("request", route="/api/v1/system/disk_image_webhooks")
