@@ -11,8 +11,8 @@
 9. image: one already there is a hit; another one for the same commit is a conflict.
 10. accepted: publication, job and delivery, in one transaction with all from 5 on.
 
-Two that come at once are kept apart by the database: the second finds what the first wrote. All steps from 2
-on are one turn of one thread; what is refused before 5 writes nothing, and step 1 bounds how much of it comes.
+Two that come at once are kept apart by the database: the second finds what the first wrote. All steps from
+2 on are one turn of one thread; what is refused before 5 writes nothing, and step 1 bounds how often.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ class Intake:
     def _answer(
         self, connection: Connection, webhook_id: UUID | None, received: Received, at: datetime
     ) -> Answer:
-        """Steps 2 to 10. Only the thread that runs them touches the rate of deliveries; when the database asks
-        for them again they count again, which is rare.
+        """Steps 2 to 10. Only the thread that runs them touches the rate of deliveries; when the database
+        asks for them again they count again, which is rare.
         """
         known, signed = self._check(connection, webhook_id, received, at)
         if webhook_id is None or not known:
