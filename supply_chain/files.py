@@ -29,7 +29,7 @@ def read_regular(path: Path, limit: int) -> bytes:
     """Its bytes, at most `limit` and one more, which says that there are too many. Raises OSError."""
     with open_regular(path) as file:
         parts = bytearray()
-        while len(parts) <= limit and (part := file.read(limit + 1 - len(parts))):
+        while part := file.read(limit + 1 - len(parts)):
             parts += part
         return bytes(parts)
 

@@ -13,6 +13,7 @@ import pytest
 
 from supply_chain import layout_write
 from supply_chain.errors import LayoutError
+from supply_chain.files import replace_file
 from supply_chain.layout import Layout, open_layout
 from supply_chain.oci import EMPTY_CONTENT, digest_of
 from supply_chain.referrer import Referrer, write_referrer
@@ -65,7 +66,13 @@ def test_hanging_it_again_changes_nothing(layout: Layout) -> None:
     assert {path: path.stat().st_ino for path in (layout.folder / "blobs" / "sha256").iterdir()} == before
 
 
-def test_writers_at_once_lose_nothing(layout: Layout) -> None:
+def test_writers_at_once_lose_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(path: Path, content: bytes) -> None:
+        # long enough for all to have read the index, if nothing keeps them apart
+        threading.Event().wait(0.02)
+        replace_file(path, content)
+
+    monkeypatch.setattr(layout_write, "replace_file", slow)
     each = [referrer(layout, f"bundle {number}".encode()) for number in range(8)]
     threads = [threading.Thread(target=layout_write.hang, args=(layout, [one])) for one in each]
     for thread in threads:

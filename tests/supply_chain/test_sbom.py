@@ -56,6 +56,19 @@ def test_what_is_in_the_image() -> None:
     assert {purl: package.sha256 for purl, package in sbom.packages.items()} == {PURL: "02" * 32}
 
 
+def test_what_a_layer_was_made_from_is_in_it_and_what_a_package_was_made_from_is_not() -> None:
+    found = document()
+    for name, related, kind in (
+        ("kernel", "SPDXRef-Root", "GENERATED_FROM"),
+        ("bash-source", "SPDXRef-bash", "GENERATED_FROM"),
+        ("editor", "SPDXRef-Root", "DEV_TOOL_OF"),
+    ):
+        url = {"referenceType": "purl", "referenceLocator": f"pkg:deb/debian/{name}@1"}
+        found["packages"].append(_element(f"SPDXRef-{name}", name, "04" * 32, externalRefs=[url]))
+        found["relationships"].append(_relation(related, kind, f"SPDXRef-{name}"))
+    assert set(parse_sbom(found, "it").packages) == {PURL, "pkg:deb/debian/kernel@1"}
+
+
 def _two_images(found: dict[str, Any]) -> None:
     found["relationships"].append(_relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Root"))
 

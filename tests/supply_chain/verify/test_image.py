@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ from supply_chain.oci import MANIFEST, digest_of
 from supply_chain.provenance import RECIPE_LOCK
 from supply_chain.referrer import BUNDLE
 from supply_chain.registry import Document
-from supply_chain.statement import PROVENANCE, SBOM, SIGNATURE, statement_bytes
+from supply_chain.statement import PROVENANCE, SBOM, SIGNATURE, parse_statement, statement_bytes
+from supply_chain.verify import signatures
+from supply_chain.verify.bundle import VerifiedBundle
 from supply_chain.verify.image import verify_image
-from supply_chain.verify.policy import signer_policy
+from supply_chain.verify.policy import Signer, signer_policy
+from supply_chain.verify.signatures import Signed as Found
+from supply_chain.verify.signatures import by_signer
 from supply_chain.verify.source import LayoutSource
 from supply_chain.verify.steps import Done, Step
 from tests.supply_chain.verify.bench import SIGNER, Bench
@@ -180,6 +185,26 @@ def test_what_the_signer_says_in_other_shapes_is_passed_over(
     assert "buildType" in verified.ignored[0].why
 
 
+def test_of_what_one_signer_says_the_newest_comes_first() -> None:
+    signer = Signer(IDENTITY, ISSUER)
+    statement = parse_statement(statement_bytes(f"sha256:{'0' * 64}", SBOM, {}), "it")
+    times = {
+        name: datetime(2026, 1, day, tzinfo=UTC) for name, day in (("old", 1), ("new", 3), ("later", 2))
+    }
+    said = by_signer([Found(name, VerifiedBundle(statement, signer, at)) for name, at in times.items()])
+    assert [each.referrer for each in said[signer][SBOM]] == ["new", "later", "old"]
+
+
+def test_more_bundles_than_any_image_needs_are_not_read(
+    bench: Bench, signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.verify(signed.files)
+    sizes = sum(map(len, signed.bundles.values()))
+    monkeypatch.setattr(signatures, "ALL_BUNDLES", sizes - 1)
+    refused = bench.refuse(signed.files, Step.SIGNATURES)
+    assert refused.what == f"bundles: expected at most {sizes - 1} bytes in all, found more"
+
+
 # --- steps 5 to 7: what is attested and what is there ---
 
 
@@ -237,6 +262,9 @@ PROVENANCE_LIES: dict[str, Callable[[Json], Any]] = {
     ),
     "a time as text": lambda it: it["buildDefinition"]["externalParameters"]["recipe"].update(
         source_date_epoch=str(EPOCH)
+    ),
+    "a time as a fraction": lambda it: it["buildDefinition"]["externalParameters"]["recipe"].update(
+        source_date_epoch=float(EPOCH)
     ),
     "a package less": lambda it: it["buildDefinition"]["resolvedDependencies"].pop(0),
     "two commits": lambda it: it["buildDefinition"]["externalParameters"].update(gitSha="2e" * 20),
