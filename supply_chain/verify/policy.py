@@ -68,7 +68,6 @@ class Rule:
         options = re2.Options()
         options.max_mem = 1 << 20
         options.log_errors = False
-        options.dot_nl = False
         try:
             return re2.compile(self.text, options)
         except re2.error as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from tests.peers.namespace import loopback_only
 from tests.peers.rekor import rekor
 from tests.peers.server import serving
 from tests.peers.timestamp_server import timestamp_server
+from tests.supply_chain.signing.jwt_texts import WORKFLOW, claims
 
 _PORT = 5810
 ISSUER = f"http://127.0.0.1:{_PORT}"
 FORGE = "https://git.example"
-WORKFLOW = "os/images/.gitea/workflows/build.yml@refs/heads/main"
 # Whom Fulcio names in the certificate.
 IDENTITY = f"{FORGE}/{WORKFLOW}"
 # A forge's jobs, as Fulcio's operators describe them: github.com/sigstore/fulcio docs/oidc.md.
@@ -59,20 +58,8 @@ class PrivateSigstore:
 
     def token(self, into: Path) -> Path:
         """A file with the token of a forge's job: who it is stands in claims of the forge's own."""
-        now = int(time.time())
-        claims = {
-            "iss": ISSUER,
-            "sub": "repo:os/images:ref:refs/heads/main",
-            "aud": "sigstore",
-            "iat": now,
-            "nbf": now,
-            "exp": now + 300,
-            "workflow_ref": WORKFLOW,
-            "repository": "os/images",
-            "sha": "1f" * 20,
-        }
         key = private.load_key(self._embedded, "issuer")
-        into.write_text(jwt.encode(claims, key, algorithm="ES256"))
+        into.write_text(jwt.encode(claims(iss=ISSUER, sha="1f" * 20), key, algorithm="ES256"))
         return into
 
 
