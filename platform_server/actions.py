@@ -33,7 +33,7 @@ class Effect(Enum):
 
     READS = "changes nothing"
     ADDS = "adds something, once more each time"
-    SETS = "replaces what is there; repeated, it changes nothing more"
+    SETS = "replaces what is there, and nothing more when it is repeated"
     CHANGES = "replaces what is there, and something else when it is repeated"
 
 
@@ -152,7 +152,7 @@ class SetRetention(Body):
     """How many published images a platform keeps, 1 to 50."""
 
     node_platform_id: _PlatformId
-    retention_count: Annotated[int, Field(description="1 to 50")]
+    retention_count: Annotated[int, Field(description="1 to 50", examples=[5])]
 
 
 class RetentionSet(View):

@@ -34,7 +34,11 @@ class ProvisionWebhook(Body):
     """What the webhook is called; by choice under which address pipelines reach the platform."""
 
     label: Annotated[
-        str, Field(description="1 to 100 characters, unlike every other webhook's of the account")
+        str,
+        Field(
+            description="1 to 100 characters, unlike every other webhook's of the account",
+            examples=["debian-minimal"],
+        ),
     ]
     platform_api_base: Annotated[
         Annotated[str, Field(pattern=r"^https?://[^\s?#@]{1,200}$")] | None,
@@ -82,7 +86,9 @@ class Terminated(View):
 class RecentEvents(Body):
     """Which events: those whose kind starts so, at most so many."""
 
-    kind_prefix: Annotated[str, Field(max_length=200, description="the start of their kind")] = ""
+    kind_prefix: Annotated[
+        str, Field(max_length=200, description="the start of their kind", examples=["system.disk_image_"])
+    ] = ""
     limit: Annotated[int, Field(ge=1, le=_MOST, description="how many at most")] = 50
 
 

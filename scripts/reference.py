@@ -1,17 +1,21 @@
-"""Write docs/reference/command-line.md and recipe.md from the code; `make docs` runs this, a test
-compares.
+"""Write docs/reference/command-line.md, recipe.md and actions.md from the code; `make docs` runs this, a
+test compares.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.cli import parser
 from pipelines.recipe import BUILT_VARIANTS, VARIANTS, Recipe
+from platform_server.action_table import ACTIONS
+from platform_server.actions import Action
+from platform_server.api import PREFIX
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 
@@ -86,7 +90,113 @@ def _rule(rule: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-PAGES = {"command-line.md": command_line, "recipe.md": recipe}
+_ACTIONS = """\
+Generated from the code by `make docs`. What an operator of [the platform](platform.md) does, by one name
+over REST and as a tool of [its MCP server](../how-to/connect-an-mcp-client.md). Parameters are a JSON object,
+in which nothing unknown is passed over. Over REST an answer is `data` in the platform's envelope, over MCP the
+structured content. What is not carried out is told in the same words on both: field, rule, value.
+"""
+
+
+def actions() -> str:
+    """Every action of the platform's operators, and the models in their answers."""
+    parts = [
+        "# Actions\n",
+        _ACTIONS,
+        "| action | does | permission |\n|---|---|---|",
+        *(
+            f"| [`{action.name}`](#{action.name}) | {action.summary} | `{action.permission}` |"
+            for action in ACTIONS.values()
+        ),
+        "",
+    ]
+    models: dict[str, Any] = {}
+    for action in ACTIONS.values():
+        parts += _action(action, models)
+    parts.append("## In answers\n")
+    for name, model in sorted(models.items()):
+        if "properties" in model:
+            parts += [
+                f"### {name}\n",
+                f"{' '.join(model.get('description', '').split())}\n",
+                *_answer(model, models),
+                "",
+            ]
+    return "\n".join(parts)
+
+
+def _action(action: Action, models: dict[str, Any]) -> Iterator[str]:
+    given = action.params.model_json_schema()
+    answered = action.result.model_json_schema(mode="serialization")
+    models |= answered.get("$defs", {})
+    yield f"## {action.name}\n"
+    yield f"{action.summary} It {action.effect.value}.\n"
+    yield f"`POST {PREFIX}/actions/{action.name}`, permission `{action.permission}`.\n"
+    if given["properties"]:
+        yield "| parameter | value | |\n|---|---|---|"
+        required = set(given.get("required", ()))
+        for name, rule in given["properties"].items():
+            default = rule.get("default")
+            need = (
+                "required"
+                if name in required
+                else f"else `{json.dumps(default)}`"
+                if default is not None
+                else ""
+            )
+            says = ", ".join(each for each in (rule.get("description", ""), need) if each)
+            yield f"| `{name}` | {_value(rule, given.get('$defs', {}))} | {says} |"
+    else:
+        yield "No parameters."
+    yield ""
+    yield from _answer(answered, models)
+    yield ""
+    if action.secret is not None:
+        yield (
+            f"Over MCP `{action.secret}` is null, and `read_secret_once` says how it is read, once: "
+            "`secret_id`, `expires_at`, `command`, `url`.\n"
+        )
+    example = json.dumps(example_of(action))
+    yield "```console"
+    yield "$ curl -sS -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\"
+    yield f"    http://127.0.0.1:8000{PREFIX}/actions/{action.name} -d '{example}'"
+    yield "```\n"
+
+
+def _answer(model: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[str]:
+    yield "| answer | value |\n|---|---|"
+    for name, rule in model["properties"].items():
+        null = any(each.get("type") == "null" for each in rule.get("anyOf", ()))
+        yield f"| `{name}` | {_value(rule, models)}{' or null' if null else ''} |"
+
+
+def _value(rule: Mapping[str, Any], models: Mapping[str, Any]) -> str:
+    """A rule in words; of a few words, which these are."""
+    chosen = next((each for each in rule.get("anyOf", ()) if each.get("type") != "null"), rule)
+    if "const" in chosen:
+        return f"`{json.dumps(chosen['const'])}`"
+    named = models.get(str(chosen.get("$ref", "")).rsplit("/", 1)[-1], {})
+    if "enum" in named or "const" in named:
+        return _rule(named)
+    if chosen.get("format") == "uuid":
+        return "id"
+    if chosen.get("format") == "date-time":
+        return "time"
+    return _rule(dict(chosen))
+
+
+def example_of(action: Action) -> dict[str, Any]:
+    """Parameters as one may give them: those that are required, and others that have an example."""
+    schema = action.params.model_json_schema()
+    return {
+        name: rule["examples"][0] if "examples" in rule else _SOME_ID
+        for name, rule in schema["properties"].items()
+        if "examples" in rule or name in schema.get("required", ()) or name == "worker_id"
+    }
+
+
+_SOME_ID = "01a213e0-0d98-7a95-8823-0af390ef7d0f"
+PAGES = {"command-line.md": command_line, "recipe.md": recipe, "actions.md": actions}
 
 if __name__ == "__main__":
     for page, render in PAGES.items():

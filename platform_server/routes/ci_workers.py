@@ -42,7 +42,7 @@ class WorkerView(View):
 class NewWorker(Body):
     """What a worker is called."""
 
-    name: Annotated[str, Field(description="1 to 100 printable characters")]
+    name: Annotated[str, Field(description="1 to 100 printable characters", examples=["runner-1"])]
     description: Annotated[str | None, Field(description="what it is for")] = None
 
 

@@ -7,10 +7,12 @@ import re
 import shlex
 from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from pipelines.cli import parser
+from platform_server.action_table import ACTIONS, read_params
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -18,14 +20,25 @@ PAGES = sorted(
 )
 
 
-def test_reference_pages_are_generated_from_this_code() -> None:
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """scripts/reference.py."""
     spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for page, render in module.PAGES.items():
+    return module
+
+
+def test_reference_pages_are_generated_from_this_code(reference: ModuleType) -> None:
+    for page, render in reference.PAGES.items():
         assert (ROOT / "docs" / "reference" / page).read_text() == render(), f"{page}: run make docs"
+
+
+def test_every_example_of_an_action_is_one_that_it_takes(reference: ModuleType) -> None:
+    for action in ACTIONS.values():
+        read_params(action, reference.example_of(action))
 
 
 def words(line: str) -> list[str]:
