@@ -91,10 +91,11 @@ def _rule(rule: dict[str, Any]) -> str:
 
 
 _ACTIONS = """\
-Generated from the code by `make docs`. What an operator of [the platform](platform.md) does, by one name
-over REST and as a tool of [its MCP server](../how-to/connect-an-mcp-client.md). Parameters are a JSON object,
-in which nothing unknown is passed over. Over REST an answer is `data` in the platform's envelope, over MCP the
-structured content. What is not carried out is told in the same words on both: field, rule, value.
+Generated from the code by `make docs`. What an operator of [the platform](platform.md) does, by one
+name over REST and as a tool of [its MCP server](../how-to/connect-an-mcp-client.md). Parameters are
+a JSON object, in which nothing unknown is passed over. Over REST an answer is `data` in the
+platform's envelope, over MCP the structured content. What is not carried out is told in the same
+words on both: field, rule, value.
 """
 
 
