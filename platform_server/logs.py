@@ -72,6 +72,8 @@ def escaped(text: str) -> str:
 
 
 def _count(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+    # uvicorn's message once more, for terminals
+    line.pop("color_message", None)
     LOG_LINES.labels(line["level"]).inc()
     return line
 

@@ -1,6 +1,4 @@
-"""Write docs/reference/command-line.md, recipe.md and actions.md from the code; `make docs` runs this, a
-test compares.
-"""
+"""Write the pages of docs/reference that are made of the code; `make docs` runs this, a test compares."""
 
 from __future__ import annotations
 
@@ -8,14 +6,18 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pipelines.cli import parser
 from pipelines.recipe import BUILT_VARIANTS, VARIANTS, Recipe
+from platform_server import metrics
 from platform_server.action_table import ACTIONS
 from platform_server.actions import Action
 from platform_server.api import PREFIX
+from platform_server.gauges import described
+from platform_server.settings import Limits
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 
@@ -60,6 +62,45 @@ def recipe() -> str:
     for name, model in schema["$defs"].items():
         parts += _table(name, model, schema)
     return "\n".join(parts)
+
+
+def limits() -> str:
+    """Every limit of the platform, with its default."""
+    parts = [
+        "# The platform's limits\n",
+        (
+            "Generated from the code by `make docs`. `disk-image platform serve --limit NAME=VALUE` sets "
+            "one, and is repeatable. All of them count for one process.\n"
+        ),
+        "| limit | default | bounds | what goes beyond is |\n|---|---|---|---|",
+    ]
+    parts += [
+        f"| `{each.name}` | {each.default} | {each.metadata['what']} | {each.metadata['then']} |"
+        for each in fields(Limits)
+    ]
+    return "\n".join([*parts, ""])
+
+
+def platform_metrics() -> str:
+    """Every metric of the platform."""
+    labels = {
+        each._name: each._labelnames for each in vars(metrics).values() if hasattr(each, "_labelnames")
+    }
+    parts = [
+        "# The platform's metrics\n",
+        (
+            "Generated from the code by `make docs`. [Watch a platform](../how-to/watch-a-platform.md) says "
+            "how to read them, and what to do. Those of the process and of Python have the names that they "
+            "have everywhere (`process_resident_memory_bytes`).\n"
+        ),
+        "| metric | type | labels | |\n|---|---|---|---|",
+    ]
+    for family in described():
+        if family.name.startswith("disk_image"):
+            name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+            words = ", ".join(labels.get(family.name) or getattr(family, "_labelnames", None) or ())
+            parts.append(f"| `{name}` | {family.type} | {words} | {family.documentation} |")
+    return "\n".join([*parts, ""])
 
 
 def _table(title: str, model: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
@@ -197,7 +238,14 @@ def example_of(action: Action) -> dict[str, Any]:
 
 
 _SOME_ID = "01a213e0-0d98-7a95-8823-0af390ef7d0f"
-PAGES = {"command-line.md": command_line, "recipe.md": recipe, "actions.md": actions}
+
+PAGES = {
+    "command-line.md": command_line,
+    "recipe.md": recipe,
+    "actions.md": actions,
+    "platform-limits.md": limits,
+    "platform-metrics.md": platform_metrics,
+}
 
 if __name__ == "__main__":
     for page, render in PAGES.items():
