@@ -1,6 +1,7 @@
 """A PostgreSQL server of Debian's package, for as long as the tests run: on a socket and on loopback.
 
-It writes nothing to the disk itself, runs as an ordinary user, and ends with the process that started it.
+It waits for no disk, unless it is to be durable, runs as an ordinary user, and ends with the process that
+started it.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ _FOLDERS = (
 )
 _PR_SET_PDEATHSIG = 1
 _SETTINGS = {
-    "fsync": "off",
-    "full_page_writes": "off",
     "max_connections": "200",
-    "shared_buffers": "64MB",
     "jit": "off",
     "autovacuum_naptime": "10s",
     "log_statement": "none",
     "log_lock_waits": "on",
 }
+_FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+# as the server is installed, said once more
+_DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "shared_buffers": "128MB"}
 
 
 def programs() -> Path | None:
@@ -110,12 +111,15 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """A new server, which is ended by its pid, and its folder removed."""
+def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """A new server, which is ended by its pid, and its folder removed. `durable`: what it has committed is
+    on the disk of the folder for temporary files (TMPDIR).
+    """
     bin = programs()
     assert bin is not None
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=memory if os.access(memory, os.W_OK) else None))
+    memory = "/dev/shm"
+    in_memory = not durable and os.access(memory, os.W_OK)
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=memory if in_memory else None))
     server = None
     try:
         user = _user(folder)
@@ -124,6 +128,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         port = _free_port()
         settings = {
             **_SETTINGS,
+            **(_DURABLE if durable else _FAST),
             "listen_addresses": "127.0.0.1",
             "port": str(port),
             "unix_socket_directories": str(folder),

@@ -1,0 +1,123 @@
+"""A backlog of images that were reported while nothing verified, drained by one worker: the time for each
+image against verification alone of the same images, one after the other.
+
+The images are small, so that what the platform does around a verification weighs as much as it can. The
+first image of each is not counted: it loads what verifying needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+import anyio
+
+from bench.platform.figures import ratio, spread, table
+from bench.platform.images import Pushed, pushed
+from bench.platform.load import send
+from bench.platform.machine import cpu
+from bench.platform.served import Home, Hook, Kind, Served, Site, serving, webhook
+from platform_server.registries import open_trusted
+from platform_server.settings import Registries
+from platform_server.verifier import verifier_of
+from supply_chain.reference import parse_reference
+from supply_chain.verify.policy import signer_policy
+from supply_chain.verify.source import RegistrySource
+from tests.platform_server.verifying import POLICY
+
+IMAGES = 60
+_PATIENCE = 600.0
+_Found = TypeVar("_Found")
+
+
+@dataclass
+class _Samples:
+    """Of each run the seconds, and those of CPU, for an image."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def main(site: Site, runs: int) -> None:
+    """Alone, then drained from each database, as often as there are runs."""
+    alone, drained = _Samples(), {kind: _Samples() for kind in Kind}
+    with ExitStack() as stack:
+        images = stack.enter_context(pushed(site.folder / "trust", IMAGES + 1))
+        for run in range(runs):
+            anyio.run(_alone, images, alone)
+            for kind in Kind:
+                _drain(site.home(kind, f"backlog-{run}"), images, drained[kind])
+    print(f"\nbacklog: {IMAGES} signed images, one worker (median, least and most of {runs} runs)")
+    rows = [("verification alone", alone), *drained.items()]
+    table(
+        ("", "ms an image", "cpu ms an image"),
+        [
+            [name, *(spread([each * 1000 for each in found], 1) for found in (samples.seconds, samples.cpu))]
+            for name, samples in rows
+        ],
+    )
+    for kind in Kind:
+        ratio(f"{kind} / verification alone", drained[kind].seconds, alone.seconds)
+    print("  goal: a backlog drains at the speed of verification alone")
+
+
+async def _alone(images: Pushed, samples: _Samples) -> None:
+    verify, settings = verifier_of(images.trust), Registries(plain_http=True)
+    policy = signer_policy(
+        identity_regexp=POLICY["cosign_identity_regexp"], issuer_regexp=POLICY["cosign_issuer_regexp"]
+    )
+    started = used = 0.0
+    for number, ref in enumerate(images.refs):
+        if number == 1:
+            started, used = time.monotonic(), time.process_time()
+        reference = parse_reference(ref)
+        async with open_trusted(reference, [images.host], settings) as repository:
+            await verify(RegistrySource(reference, repository), policy)
+    samples.seconds.append((time.monotonic() - started) / IMAGES)
+    samples.cpu.append((time.process_time() - used) / IMAGES)
+
+
+def _drain(home: Home, images: Pushed, samples: _Samples) -> None:
+    with serving(home, "--workers", "0") as platform:
+        hook = webhook(platform, trusted_registries=[images.host], **POLICY)
+        send(platform.port, _deliveries(hook, images.refs), connections=4)
+        (owner,) = platform.get("/node_platforms")["node_platforms"]
+    path = f"/node_platforms/{owner['id']}/disk_image_publications"
+    with serving(home, "--workers", "1", "--trust", str(images.trust), "--plain-http") as platform:
+        begun = _wait(lambda: platform.get(path, status="published")["disk_image_publications"])
+        used = cpu(platform.pid)
+        _wait(lambda: _done(platform, path))
+        used = cpu(platform.pid) - used
+        rows = platform.get(path, limit=200)["disk_image_publications"]
+    published = sorted(datetime.fromisoformat(row["published_at"]) for row in rows)
+    samples.seconds.append((published[-1] - published[0]).total_seconds() / IMAGES)
+    samples.cpu.append(used / (len(published) - len(begun)))
+
+
+def _deliveries(hook: Hook, refs: Sequence[str]) -> list[bytes]:
+    return [hook.request(platform_slug="debian", oci_ref=ref) for ref in refs]
+
+
+def _done(platform: Served, path: str) -> bool:
+    """Raises RuntimeError when an image is refused: each of them is honest."""
+    if refused := platform.get(path, limit=1, status="failed")["disk_image_publications"]:
+        raise RuntimeError(f"an honest image was refused: {refused[0]['error_message']}")
+    unfinished = (
+        platform.get(path, limit=1, status=status)["disk_image_publications"]
+        for status in ("queued", "verifying")
+    )
+    return not any(unfinished)
+
+
+def _wait(found: Callable[[], _Found]) -> _Found:
+    """Until something is found. Raises RuntimeError when that takes too long."""
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        if result := found():
+            return result
+        time.sleep(0.25)
+    raise RuntimeError(f"the backlog was not drained in {_PATIENCE:.0f} s")
