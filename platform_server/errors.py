@@ -18,6 +18,7 @@ Every text may be shown to whoever sent the request, so none may hold a secret o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from pipelines.errors import DiskImageError
 
 _SHOWN = 80
+_FIELD = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
 class StateError(DiskImageError):
@@ -119,7 +121,10 @@ def broken_rule(found: Mapping[str, Any], inside: int = 0) -> Invalid:
     field's place are the request's own.
     """
     place = found["loc"]
-    field = ".".join(str(part) for part in place[inside:]) or ".".join(str(part) for part in place[:1])
+    # A field that is one too many has the name that its sender gave it.
+    field = ".".join(
+        str(part) if _FIELD.fullmatch(str(part)) else shown(part) for part in place[inside:] or place[:1]
+    )
     value = "" if found["type"] == "missing" else f", found {shown(found.get('input'))}"
     return Invalid(
         what=f"{field or 'parameters'}: {found['msg']}{value}",

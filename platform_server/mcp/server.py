@@ -39,6 +39,9 @@ _INSTRUCTIONS = (
     "verified images, which of them new nodes boot, and how many are kept. Ids are UUIDs out of earlier "
     "answers. Secrets are not in answers: show the user read_secret_once, and don't read it for them."
 )
+_UNFORESEEN = Refused(
+    "the platform failed to answer", "its log has the reason; send the request again later"
+)
 Context: TypeAlias = ServerRequestContext[Any, Any]
 
 
@@ -71,20 +74,22 @@ def mcp_server(
         action = ACTIONS.get(params.name)
         if action is None:
             raise MCPError(INVALID_PARAMS, f"no tool {shown(params.name)}: tools/list names them")
+        user, status = "", 200
         try:
             caller = await who(context)
+            user = caller.name
             caller.require(action.permission)
             answer = await action.run(platform, caller, read_params(action, params.arguments or {}))
             return await _without_secret(platform, caller, action, answer, reading)
         except Refused as error:
+            status = error.status
             return refused(error)
         except Exception:
+            status = 500
             log.exception("the tool %s failed", action.name)
-            return refused(
-                Refused(
-                    "the platform failed to answer", "its log has the reason; send the request again later"
-                )
-            )
+            return refused(_UNFORESEEN)
+        finally:
+            log.info("tool", extra={"tool": action.name, "user": user, "status": status})
 
     return Server(
         NAME,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import anyio
 import pytest
@@ -134,6 +135,9 @@ def platform_id_of(rest: Api) -> Callable[[str], str]:
     return lambda name: str(rest.post("/node_platforms", {"node_platform": {"name": name}})["id"])
 
 
+@pytest.mark.parametrize(
+    "made", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
+)
 def test_a_secret_is_read_once_however_many_read_at_once(served: Served, rest: Api) -> None:
     path = secrets_of(made_by(served))
     with ThreadPoolExecutor(16) as pool:
@@ -202,6 +206,27 @@ def test_a_secret_copied_to_another_row_does_not_open(served: Served, rest: Api,
 
 def rows(platform: Platform) -> list[SecretPickup]:
     return platform.database.read_now(lambda on: list(on.scalars(select(SecretPickup))))
+
+
+@pytest.mark.parametrize("where", ["--state", "--url"])
+@pytest.mark.parametrize(
+    ("secret_id", "says"), [("../healthz", "expected"), (str(UUID(int=0)), "not in this account")]
+)
+def test_an_id_that_is_none_of_a_secret_is_refused(
+    served: Served, made: Made, where: str, secret_id: str, says: str
+) -> None:
+    place = str(made.folder) if where == "--state" else served.url
+    answer = {
+        "read_secret_once": {
+            "command": shlex.join(["disk-image", "platform", "secret", secret_id, where, place])
+        }
+    }
+    done = command(answer, served.token)
+    assert done.returncode in (1, 2)
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert served.token not in done.stderr
 
 
 def test_secrets_are_shown_where_standard_error_is_a_terminal(made: Made) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -82,6 +83,12 @@ def test_an_error_that_nobody_foresaw_is_logged_and_shows_nothing(
     assert text.startswith(f"{says}\n")
     assert "canary" not in text
     assert ("canary" in lines.getvalue()) is isinstance(error, RuntimeError)
+    told = [line for line in map(json.loads, lines.getvalue().splitlines()) if line["message"] == "tool"]
+    assert [(line["tool"], line["user"], line["status"]) for line in told] == [
+        ("recent_events", "admin", 500 if isinstance(error, RuntimeError) else 503),
+        ("system_list_ci_workers", "admin", 200),
+    ]
+    assert all(line["request_id"] for line in told)
 
 
 def test_a_label_that_is_taken_leaves_no_secret_behind(served: Served) -> None:

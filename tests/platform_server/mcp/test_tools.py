@@ -9,10 +9,13 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mcp.types import Tool
 from syrupy.assertion import SnapshotAssertion
 
-from platform_server.action_table import ACTIONS
+from platform_server.action_table import ACTIONS, read_params
+from platform_server.errors import Invalid
 from platform_server.permissions import Permission
 from tests.platform_server.mcp.conftest import Served
 from tests.platform_server.mcp.connecting import over_http
@@ -75,23 +78,40 @@ def test_clients_of_the_older_protocol_get_the_same_list(served: Served) -> None
 
 
 def test_hints_say_what_a_tool_does(served: Served) -> None:
-    hints = {name: tool.annotations for name, tool in listed(served, served.token).items()}
-    reads = {name for name, hint in hints.items() if hint and hint.read_only_hint}
-    assert reads == {name for name in hints if "list" in name or name == "recent_events"}
-    destroys = {name for name, hint in hints.items() if hint and hint.destructive_hint}
-    assert destroys >= {
-        "system_rollback_disk_image",
-        "system_set_disk_image_retention",
-        "system_terminate_ci_worker",
-        "system_set_default_disk_image_publication",
-    }
-    assert not destroys & reads
-    repeatable = {name for name, hint in hints.items() if hint and hint.idempotent_hint}
-    assert not repeatable & {"provision_disk_image_webhook", "system_rollback_disk_image"}
-    assert all(hint and hint.open_world_hint is False for hint in hints.values())
+    tools = listed(served, served.token)
+    for name, golden in TUTORIAL.items():
+        annotations = tools[name].annotations
+        assert annotations is not None
+        hints = annotations.model_dump(by_alias=True, exclude_none=True)
+        true = {name for name, is_true in hints.items() if is_true}
+        assert true == {f"{name}Hint" for name in golden["hints"]}
 
 
 def test_only_what_the_caller_may_do_is_listed(served: Served) -> None:
-    token = served.token_of("reader", Permission.NODES_READ, Permission.CI_WORKERS_READ)
-    assert set(listed(served, token)) == {"recent_events", "system_list_ci_workers"}
+    may = (Permission.NODES_READ, Permission.CI_WORKERS_READ)
+    tools = set(listed(served, served.token_of("reader", *may)))
+    assert tools == {name for name, action in ACTIONS.items() if action.permission in may}
+    assert tools >= {"recent_events", "system_list_ci_workers"}
     assert listed(served, served.token_of("nobody", Permission.SECRETS_READ)) == {}
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
+    max_leaves=5,
+)
+_FIELDS = sorted({name for action in ACTIONS.values() for name in action.params.model_fields})
+
+
+@given(
+    name=st.sampled_from(sorted(ACTIONS)),
+    given_=st.dictionaries(st.sampled_from(_FIELDS) | st.text(), _JSON, max_size=4),
+)
+def test_any_arguments_are_taken_or_refused_in_one_short_line(name: str, given_: dict[str, Any]) -> None:
+    try:
+        read_params(ACTIONS[name], given_)
+        said = "taken"
+    except Invalid as error:
+        said = error.what
+    assert said.isprintable()
+    assert len(said) < 400
