@@ -10,6 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
+from structlog.contextvars import bind_contextvars
 
 from platform_server import reverify, uploads
 from platform_server.api import Body, Served, Success, View, errors, requires
@@ -17,6 +18,7 @@ from platform_server.payload import LARGEST, GitSha, Hex, Line, Name
 from platform_server.permissions import Caller, Permission
 from platform_server.state_folder import Platform
 from platform_server.states import Status
+from platform_server.tables import Publication
 from platform_server.upload_files import PATH, UploadFiles
 
 _Publish = Annotated[Caller, Depends(requires(Permission.PUBLISH_DISK_IMAGE))]
@@ -87,6 +89,12 @@ class Stored(View):
     size_bytes: int | None
 
 
+def _noted(row: Publication) -> Publication:
+    """The row, to which this request's line in the log belongs."""
+    bind_contextvars(publication_id=str(row.id), correlation_id=row.correlation_id)
+    return row
+
+
 def token_routes(platform: Platform, files: UploadFiles) -> APIRouter:
     """The routes that a worker's token opens."""
     routes = APIRouter(prefix="/worker_api/disk_image_publications", tags=["worker API"])
@@ -98,7 +106,7 @@ def token_routes(platform: Platform, files: UploadFiles) -> APIRouter:
         begun = await served.database.write(
             lambda on: uploads.initiate(on, caller, offer, files.space(), served.clock())
         )
-        row = begun.row
+        row = _noted(begun.row)
         url, until, note = None, None, "the platform has it already"
         if begun.wanted:
             place, until = files.place(row)
@@ -120,9 +128,11 @@ def token_routes(platform: Platform, files: UploadFiles) -> APIRouter:
     @routes.post("/finalize", responses=errors(401, 403, 404, 409))
     async def finalize(caller: _Publish, served: Served, body: Finalize) -> Success[Finalized]:
         """Have the uploaded image verified."""
-        row = await served.database.write(
-            lambda on: uploads.finalize(
-                on, caller, body.publication_id, body.sha256_verify, files.arrived, served.clock()
+        row = _noted(
+            await served.database.write(
+                lambda on: uploads.finalize(
+                    on, caller, body.publication_id, body.sha256_verify, files.arrived, served.clock()
+                )
             )
         )
         return Success(
@@ -138,8 +148,10 @@ def token_routes(platform: Platform, files: UploadFiles) -> APIRouter:
     @routes.post("/process", responses=errors(401, 403, 404, 409))
     async def process(caller: _Publish, served: Served, body: Process) -> Success[Processed]:
         """Have a failed publication verified once more."""
-        row = await served.database.write(
-            lambda on: reverify.process(on, caller, body.publication_id, served.clock())
+        row = _noted(
+            await served.database.write(
+                lambda on: reverify.process(on, caller, body.publication_id, served.clock())
+            )
         )
         return Success(
             data=Processed(
@@ -173,7 +185,7 @@ def put_route(files: UploadFiles) -> APIRouter:
         """Put the bytes of an upload: all of them, in one request."""
         said = request.headers.get("content-length", "")
         length = int(said) if said.isdecimal() and len(said) < 20 else None
-        row = await files.take(publication_id, expires, signature, length, request.stream())
+        row = _noted(await files.take(publication_id, expires, signature, length, request.stream()))
         return Success(
             data=Stored(publication_id=row.id, sha256=row.upload_sha256, size_bytes=row.upload_size_bytes)
         )

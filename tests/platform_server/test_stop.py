@@ -106,6 +106,9 @@ def test_sigterm_answers_a_request_and_an_upload_and_releases_a_verification(
     assert served.popen.wait(60) == 0
     asking.close()
     assert not served.lines(level="critical")
+    uploads = served.lines("request", publication_id=begun["publication_id"])
+    assert [(line["method"], line["status"]) for line in uploads] == [("POST", 200), ("PUT", 200)]
+    assert len({line["correlation_id"] for line in uploads}) == 1
 
     platform = made.open()
     row = platform.database.read_now(lambda on: on.get_one(Publication, publication_id))

@@ -189,7 +189,7 @@ def test_room_is_promised_once(worker: Api) -> None:
 
 
 def test_a_full_disk_is_said_before_the_upload(worker: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_files, "_RESERVE", 2**62)
+    monkeypatch.setattr(upload_files, "RESERVE", 2**62)
     assert "expected at most 0" in worker.error(413, "POST", f"{BASE}/initiate", json=offer())
 
 
