@@ -14,8 +14,9 @@ run: setup ## build RECIPE into OUTPUT, sign, push and publish it on this machin
 
 # What the tests compare with: fsverity(1), and a clock that can be set ahead.
 test test-peers: export SETUP_PACKAGES = fsverity libfaketime
-# The registry that images are pushed to.
+# The registry that images are pushed to, and the server that the platform's database may be on.
 run test test-peers: export SETUP_UNPACK = docker-registry
+test test-peers: SETUP_UNPACK += postgresql
 test: setup ## every test this machine can run; the rest is reported as skipped, with the reason
 	tests/peers/build test
 	$(PYTEST)

@@ -106,14 +106,22 @@ class Database:
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
-        """One transaction on a connection of its own, in which tables may be made anew."""
+        """One transaction on a connection of its own, in which tables may be made anew; one at a time."""
         if self.server is None:
             engine = sqlite.engine_without_references(self.url)
             engine = engine.execution_options(**{sqlite.WRITES: True})
         else:
             engine = self.server.engine_without_pool()
         with engine.begin() as connection:
+            if self.server is not None:
+                postgres.begin_migration(connection)
             yield connection
+
+    def is_locked(self, error: DBAPIError) -> bool:
+        """Whether somebody else had for too long what a migration needs."""
+        if self.server is None:
+            return sqlite.may_heal(error)
+        return getattr(error.orig, "sqlstate", None) in postgres.LOCKED
 
     def explained(self, error: DBAPIError) -> StateError:
         """What the database refused, for whoever set it up."""

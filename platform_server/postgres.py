@@ -37,6 +37,10 @@ UNIQUE = "23505"
 _ELSEWHERE = frozenset({"57P01", "57P02", "57P03", "53300"})
 _WRONG_PASSWORD, _WRONG_USER, _NO_DATABASE, _DENIED = "28P01", "28000", "3D000", "42501"
 
+# Advisory locks are numbers that the programs of one database agree upon.
+_MIGRATION = 0x6469736B_696D6167
+_MIGRATION_LOCK = "500ms"
+
 # Seconds. What is longer was forgotten, or hangs.
 _CONNECT, _STATEMENT, _LOCK, _IDLE_IN_TRANSACTION = 10, 30, 10, 60
 _SESSION = (
@@ -147,6 +151,19 @@ class Server:
         """What failed and what to do. The server's own words hold no password."""
         said = " ".join(str(error).split())
         return StateError(f"{self.name}: {said}", _hint(error, said))
+
+
+def begin_migration(connection: Connection) -> None:
+    """Wait until nobody else migrates. Then wait for a table only so long: all who want the table wait as
+    well, behind the one who wants to change it.
+    """
+    for statement in (
+        "SET LOCAL statement_timeout = 0",
+        "SET LOCAL lock_timeout = 0",
+        f"SELECT pg_advisory_xact_lock({_MIGRATION})",
+        f"SET LOCAL lock_timeout = '{_MIGRATION_LOCK}'",
+    ):
+        connection.exec_driver_sql(statement)
 
 
 def lost(error: DBAPIError) -> bool:

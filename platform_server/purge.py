@@ -118,8 +118,8 @@ def wanted(session: Session, repository: str, without: Collection[str]) -> Seque
         Publication.status != Status.PURGED,
         Publication.oci_digest.is_not(None),
         or_(
-            Publication.oci_ref.startswith(f"{repository}:", autoescape=True),
-            Publication.oci_ref.startswith(f"{repository}@", autoescape=True),
+            Publication.oci_ref.istartswith(f"{repository}:", autoescape=True),
+            Publication.oci_ref.istartswith(f"{repository}@", autoescape=True),
         ),
     )
     return [each for each in session.scalars(query.distinct()) if each is not None and each not in without]

@@ -16,7 +16,7 @@ from pathlib import Path
 from platform_server.accounts import first_account
 from platform_server.database import Database
 from platform_server.errors import Conflict, StateError
-from platform_server.migrations.run import migrate, require_newest
+from platform_server.migrations.run import migrate, require_compatible
 from platform_server.postgres import Server
 from platform_server.sealing import Sealer, make_key, read_key
 from platform_server.settings import Settings
@@ -83,7 +83,7 @@ def open_platform(
     sealer = Sealer(read_key(_key(folder)))
     opened = _database(folder, database)
     try:
-        require_newest(opened)
+        require_compatible(opened)
     except BaseException:
         opened.close()
         raise

@@ -61,6 +61,8 @@ def report(session: Session, schedule: Schedule, at: datetime) -> int:
         )
         .order_by(Publication.id)
         .limit(_BATCH)
+        # Another process that looks at the same time tells of the others.
+        .with_for_update(of=Publication, skip_locked=True)
     ).all()
     for row, platform in rows:
         waited: timedelta = at - (since(row) or at)

@@ -138,9 +138,10 @@ def finalize(
 def expire(session: Session, before: datetime, at: datetime) -> int:
     """Fail every row whose upload was initiated before that time and never finalized; how many."""
     waiting = session.execute(
-        select(Publication.id, Publication.node_platform_id).where(
-            Publication.status == Status.AWAITING_UPLOAD, Publication.awaiting_upload_at < before
-        )
+        select(Publication.id, Publication.node_platform_id)
+        .where(Publication.status == Status.AWAITING_UPLOAD, Publication.awaiting_upload_at < before)
+        # in the order in which another process holds them, too
+        .order_by(Publication.node_platform_id, Publication.id)
     ).all()
     failed = 0
     for publication_id, platform_id in waiting:

@@ -100,7 +100,7 @@ def change(
 
 def revoke(session: Session, caller: Caller, webhook_id: UUID, at: datetime) -> Webhook:
     """End a webhook for good; its row and its publications stay, its secrets go."""
-    row = get(session, caller, webhook_id)
+    row = get(session, caller, webhook_id, lock=True)
     if row.status is not WebhookStatus.REVOKED:
         row.status = WebhookStatus.REVOKED
         row.secret, row.previous_secret, row.previous_until = b"", None, None
@@ -108,11 +108,10 @@ def revoke(session: Session, caller: Caller, webhook_id: UUID, at: datetime) -> 
     return row
 
 
-def get(session: Session, caller: Caller, webhook_id: UUID) -> Webhook:
+def get(session: Session, caller: Caller, webhook_id: UUID, *, lock: bool = False) -> Webhook:
     """One of the account's webhooks. Raises Missing."""
-    row = session.scalars(
-        select(Webhook).where(Webhook.id == webhook_id, Webhook.account_id == caller.account_id)
-    ).one_or_none()
+    query = select(Webhook).where(Webhook.id == webhook_id, Webhook.account_id == caller.account_id)
+    row = session.scalars(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise missing("webhook", webhook_id)
     return row
@@ -136,7 +135,7 @@ def secrets_of(row: AnyRow | Webhook, sealer: Sealer, at: datetime) -> list[str]
 
 
 def _usable(session: Session, caller: Caller, webhook_id: UUID) -> Webhook:
-    row = get(session, caller, webhook_id)
+    row = get(session, caller, webhook_id, lock=True)
     if row.status is WebhookStatus.REVOKED:
         raise Conflict(f"webhook {row.id} is revoked, which is for good", "make another webhook")
     return row

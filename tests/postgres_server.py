@@ -80,6 +80,20 @@ class PostgresServer:
         self.run("CREATE DATABASE {} OWNER {} TEMPLATE {}", name, USER, template)
         return name
 
+    def copy(self, name: str, to: str) -> None:
+        """A database once more, in place of the one of that name. Nobody may be connected to the first."""
+        self.run("DROP DATABASE IF EXISTS {} WITH (FORCE)", to)
+        self.run("CREATE DATABASE {} OWNER {} TEMPLATE {}", to, USER, name)
+
+    def content(self, name: str) -> bytes:
+        """Every byte of a database's files, which a checkpoint has written."""
+        self.run("CHECKPOINT")
+        with psycopg.connect(self.url(name, "postgres")) as connection:
+            found = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [name]).fetchone()
+        assert found is not None
+        files = (self.folder / "data/base" / str(found[0])).iterdir()
+        return b"".join(path.read_bytes() for path in files if path.is_file())
+
     def drop(self, name: str) -> None:
         """Delete a database, whoever uses it."""
         self.run("DROP DATABASE {} WITH (FORCE)", name)

@@ -1,7 +1,19 @@
-"""Migrating: one transaction for all steps, so that a kill leaves the schema it found."""
+"""Migrating, while servers serve: one transaction for all steps, so that a kill leaves the schema it found.
+
+A revision's first digit is its epoch. Within an epoch each migration only adds what the servers of the
+revision before can do without: tables, indexes that are not unique, columns that may be null. So a server
+works on its own schema and every later one of its epoch, and an update goes
+
+    forward: migrate, then replace the servers       back: replace the servers, then migrate
+
+What a running server can't live with begins the next epoch (1000), for which all servers are stopped.
+"""
 
 from __future__ import annotations
 
+import logging
+import random
+import time
 from functools import cache
 from pathlib import Path
 
@@ -15,13 +27,19 @@ from sqlalchemy.exc import DBAPIError
 from platform_server.database import Database
 from platform_server.errors import StateError
 
+log = logging.getLogger(__name__)
+
 _FOLDER = Path(__file__).parent
+# Where revisions are.
+VERSIONS = [_FOLDER / "versions"]
+# For how long a migration tries to get its locks between transactions of servers, in seconds.
+_PATIENCE = 300.0
 
 
 @cache
 def newest() -> str:
     """The revision that this program works with."""
-    revision = ScriptDirectory(str(_FOLDER)).get_current_head()
+    revision = _scripts().get_current_head()
     assert revision is not None
     return revision
 
@@ -32,33 +50,45 @@ def current(database: Database) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def require_newest(database: Database) -> None:
-    """Raise StateError unless the database has this program's schema."""
+def require_compatible(database: Database) -> None:
+    """Raise StateError unless the database has this program's schema, or a later one of its epoch."""
     try:
         found = current(database)
     except DBAPIError as error:
         raise database.explained(error) from None
-    if found != newest():
+    if found is None or not is_compatible(newest(), found):
         raise StateError(
             f"{database.name}: expected schema {newest()}, found {found or 'an empty database'}",
             "disk-image platform migrate --state DIR (an empty one: disk-image platform init)",
         )
 
 
+def is_compatible(program: str, schema: str) -> bool:
+    """Whether a server of one revision works on the schema of another one."""
+    return schema == program or (
+        len(schema) == len(program) and schema.isdecimal() and schema[0] == program[0] and schema > program
+    )
+
+
 def migrate(database: Database, revision: str = "head") -> str | None:
     """Bring the database to `revision`, forward or back (`base`: empty); returns the revision before.
 
-    Raises StateError for an unknown revision, a schema that is newer than this program, and whatever the
-    database refuses.
+    Another process that migrates is waited for. Raises StateError for an unknown revision, a schema that is
+    newer than this program, and whatever the database refuses.
     """
-    try:
-        return _migrate(database, revision)
-    except DBAPIError as error:
-        raise database.explained(error) from None
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return _migrate(database, revision)
+        except DBAPIError as error:
+            if not database.is_locked(error) or time.monotonic() > until:
+                raise database.explained(error) from None
+            log.info("a table is in use: the migration is tried again")
+            time.sleep(random.uniform(0.1, 1.0))
 
 
 def _migrate(database: Database, revision: str) -> str | None:
-    scripts = ScriptDirectory(str(_FOLDER))
+    scripts = _scripts()
     known = [script.revision for script in scripts.walk_revisions()]
     wanted = scripts.get_current_head() if revision == "head" else None if revision == "base" else revision
     with database.migrating() as connection:
@@ -69,8 +99,7 @@ def _migrate(database: Database, revision: str) -> str | None:
                     f"{database.name}: revision {each} is not one of this program's ({', '.join(known)})",
                     "use the program that made this schema, or a newer one",
                 )
-        config = Config()
-        config.set_main_option("script_location", str(_FOLDER))
+        config = _config()
         config.attributes["connection"] = connection
         if wanted is not None and (before is None or known.index(wanted) <= known.index(before)):
             command.upgrade(config, wanted)
@@ -78,6 +107,18 @@ def _migrate(database: Database, revision: str) -> str | None:
             command.downgrade(config, wanted or "base")
         _check_references(connection)
     return before
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", "\n".join(map(str, VERSIONS)))
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
 
 
 def _check_references(connection: Connection) -> None:

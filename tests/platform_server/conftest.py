@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -16,13 +14,15 @@ import pytest
 from platform_server import registries
 from platform_server.accounts import user_token
 from platform_server.settings import Registries, Settings
-from platform_server.state_folder import Platform, initialise, now, open_platform
+from platform_server.state_folder import Platform, initialise
 from supply_chain.registry import Policy
 from supply_chain.trust import init_embedded, load_trust
 from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import START, Clock
 from tests.platform_server.images import Images
 from tests.platform_server.killing import Kill, killing
+from tests.platform_server.made import Made as Made
+from tests.platform_server.made import OnPostgres
 from tests.platform_server.published import Publish
 from tests.platform_server.serving import serving
 from tests.platform_server.verifying import Trial
@@ -31,22 +31,11 @@ from tests.postgres_server import PostgresServer, postgres_server
 from tests.supply_chain.registry_server import registry
 from tests.supply_chain.verify.forge import Forge
 
-
-@dataclass(frozen=True)
-class Made:
-    """A platform's folder, its administrator's token, and its database's URL if that is elsewhere."""
-
-    folder: Path
-    admin_token: str
-    database: str | None = None
-
-    def open(self, settings: Settings | None = None, clock: Callable[[], datetime] = now) -> Platform:
-        """The platform, opened once more."""
-        return open_platform(self.folder, settings, clock, database=self.database)
+DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server for all tests."""
     with postgres_server() as server:
         yield server
@@ -54,39 +43,38 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 @pytest.fixture(scope="session")
 def made_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A new platform, which no test changes."""
+    """A new platform, of which each test gets a copy."""
     folder = tmp_path_factory.mktemp("platform") / "state"
     return Made(folder, initialise(folder, START))
 
 
 @pytest.fixture(scope="session")
 def made_on_postgres(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """The same with its database on PostgreSQL, of which copies are made."""
+    """The same with its database on PostgreSQL."""
     folder = tmp_path_factory.mktemp("platform") / "state"
-    name = postgres.create()
-    return Made(folder, initialise(folder, START, postgres.url(name)), name)
+    elsewhere = OnPostgres(postgres, postgres.create())
+    return Made(folder, initialise(folder, START, elsewhere.url), elsewhere)
 
 
 @pytest.fixture
 def made_elsewhere(postgres: PostgresServer, made_on_postgres: Made, tmp_path: Path) -> Iterator[Made]:
     """A new platform on PostgreSQL for one test."""
+    assert made_on_postgres.elsewhere is not None
     folder = tmp_path / "state"
     shutil.copytree(made_on_postgres.folder, folder)
-    name = postgres.create(made_on_postgres.database or "")
-    yield Made(folder, made_on_postgres.admin_token, postgres.url(name))
+    name = postgres.create(made_on_postgres.elsewhere.name)
+    yield Made(folder, made_on_postgres.admin_token, OnPostgres(postgres, name))
     postgres.drop(name)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=DATABASES)
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
     """A new platform for one test, on each of the databases."""
     if request.param == "postgres":
         elsewhere: Made = request.getfixturevalue("made_elsewhere")
         return elsewhere
     once: Made = request.getfixturevalue("made_on_sqlite")
-    folder = tmp_path / "state"
-    shutil.copytree(once.folder, folder)
-    return Made(folder, once.admin_token)
+    return once.copied(tmp_path / "state")
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def sweep(order: Order) -> None:
 
 def migrate(order: Order) -> None:
     """Bring the schema to a revision."""
-    migrate_folder(Path(order["folder"]), order["revision"])
+    migrate_folder(Path(order["folder"]), order["revision"], order["database"])
 
 
 ACTIONS: dict[str, Callable[[Order], None]] = {
@@ -77,7 +77,7 @@ ACTIONS: dict[str, Callable[[Order], None]] = {
 def _open(order: Order) -> Platform:
     at = datetime.now(UTC) + timedelta(minutes=order.get("ahead", 0))
     settings = Settings(registries=Registries(plain_http=True))
-    return open_platform(Path(order["folder"]), settings, lambda: at)
+    return open_platform(Path(order["folder"]), settings, lambda: at, database=order["database"])
 
 
 class Moments:

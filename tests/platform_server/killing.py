@@ -1,10 +1,9 @@
-"""Orders to killed.py, and the state that it works on."""
+"""Orders to killed.py."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from platform_server.state_folder import Platform
+from tests.platform_server.made import Made
 
 SEED = 20260301
-# (action, folder, the moment at which it is killed or 0, more of the order) → what came of it
+# (action, the platform, the moment at which it is killed or 0, more of the order) → what came of it
 Kill = Callable[..., dict[str, Any]]
 
 
@@ -33,10 +32,11 @@ def killing() -> Iterator[Kill]:
         env={**os.environ, "PYTHONPATH": str(root)},
     ) as process:
 
-        def order(action: str, folder: Path, killed_at: int = 0, **more: Any) -> dict[str, Any]:
+        def order(action: str, state: Made, killed_at: int = 0, **more: Any) -> dict[str, Any]:
             assert process.stdin is not None
             assert process.stdout is not None
-            said = {"action": action, "folder": str(folder), "killed_at": killed_at, **more}
+            place = {"folder": str(state.folder), "database": state.database}
+            said = {"action": action, **place, "killed_at": killed_at, **more}
             process.stdin.write(json.dumps(said) + "\n")
             process.stdin.flush()
             answer: dict[str, Any] = json.loads(process.stdout.readline())
@@ -47,16 +47,3 @@ def killing() -> Iterator[Kill]:
         assert process.stdin is not None
         process.stdin.close()
         process.wait(30)
-
-
-def copied(folder: Path, to: Path) -> Path:
-    """A state folder once more, in place of what is there."""
-    shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(folder, to)
-    return to
-
-
-def at_rest(platform: Platform) -> Path:
-    """The state with nothing in the write-ahead log, so that it can be copied."""
-    platform.database.close()
-    return platform.folder

@@ -20,7 +20,7 @@ from platform_client.upload import UploadedImage, upload_image
 from platform_server.settings import Settings
 from platform_server.state_folder import Platform
 from platform_server.upload_files import file_of
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 from tests.platform_server.serving import serving
 from tests.platform_server.verifying import POLICY
 from tests.supply_chain.archives import archive, member

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from typing import Any
-
 import pytest
-from sqlalchemy import Connection, insert
-from sqlalchemy import event as listening
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from platform_server.events import Kind, Told, emit, recent
@@ -16,6 +12,7 @@ from platform_server.state_folder import Platform
 from platform_server.tables import Event
 from tests.platform_server.api import Api
 from tests.platform_server.clock import Clock
+from tests.platform_server.plans import Step, plans
 from tests.platform_server.rows import first_account_id
 
 
@@ -63,27 +60,24 @@ def test_a_page_reads_as_many_rows_wherever_it_is(platform: Platform, clock: Clo
     """The database looks at no more than the page's rows, also for a rare kind and far back."""
     _fill(platform, clock, 20_000)
     account = platform.database.read_now(first_account_id)
-    plans: list[str] = []
+    seen: dict[str, list[Step]] = {}
 
     def explain(session: Session) -> None:
-        connection = session.connection()
-
-        def before(conn: Connection, cursor: object, statement: str, values: Any, *_: object) -> None:
-            with closing(conn.connection.cursor()) as asking:
-                asking.execute(f"EXPLAIN QUERY PLAN {statement}", values)
-                plans.extend(row[3] for row in asking.fetchall())
-
-        listening.listen(connection, "before_cursor_execute", before)
-        half = recent(session, account, limit=1, kind_prefix=Kind.PUBLISHED)[0].id
-        recent(session, account, limit=50, before=half)
-        recent(session, account, limit=50, kind_prefix="system.disk_image", before=half)
-        recent(session, account, limit=50, kind_prefix=Kind.ROLLED_BACK)
-        recent(session, account, limit=50, correlation_id="one")
+        with plans(session.connection()) as found:
+            half = recent(session, account, limit=1, kind_prefix=Kind.PUBLISHED)[0].id
+            recent(session, account, limit=50, before=half)
+            recent(session, account, limit=50, kind_prefix="system.disk_image", before=half)
+            recent(session, account, limit=50, kind_prefix=Kind.ROLLED_BACK)
+            recent(session, account, limit=50, correlation_id="one")
+        seen.update(found)
 
     platform.database.read_now(explain)
-    assert plans
-    for plan in plans:
-        assert plan.startswith("SEARCH events USING INDEX") or "correlation" in plan
+    assert len(seen) == 4
+    for step in (step for steps in seen.values() for step in steps):
+        assert step.what.startswith(("SEARCH events USING INDEX", "Index Scan", "Limit")) or (
+            "correlation" in str(seen)
+        )
+        assert step.rows <= 50
 
 
 def test_the_action_gives_recent_events(api: Api, other: Api, platform: Platform, clock: Clock) -> None:

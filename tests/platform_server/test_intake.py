@@ -25,7 +25,7 @@ from platform_server.states import Transition, move
 from platform_server.tables import Delivery, Job, Publication
 from tests.platform_server.api import Api, Pipeline, plain, standard
 from tests.platform_server.clock import Clock
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 from tests.platform_server.rows import verified
 from tests.platform_server.serving import serving
 
@@ -380,7 +380,9 @@ def test_an_unknown_webhook_takes_the_same_steps_as_a_known_one(
         taken.append("statement")
 
     known = steps(pipeline.webhook_id, pipeline.secret)
-    assert known == ("statement", "statement", "open", "open", "hmac", "hmac")
+    # on SQLite the transaction's beginning is a statement as well
+    statements = ("statement", "statement") if watched.database.is_sqlite else ("statement",)
+    assert known == (*statements, "open", "open", "hmac", "hmac")
     assert steps(pipeline.webhook_id, "pndis_wrong") == known
     assert steps(str(new_id()), pipeline.secret) == known
     api.post(f"/disk_image_webhooks/{pipeline.webhook_id}/rotate_secret")

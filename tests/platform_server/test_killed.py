@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,15 +18,16 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 
-from platform_server.state_folder import Platform, open_platform
+from platform_server.database import Database
+from platform_server.state_folder import Platform
 from platform_server.states import Status
 from platform_server.tables import Delivery, Event, Job, NodePlatform, Publication, Webhook
 from tests.platform_server.api import Api, Pipeline, standard
-from tests.platform_server.conftest import Made
 from tests.platform_server.images import Images
-from tests.platform_server.killing import SEED, Kill, at_rest, copied
+from tests.platform_server.killing import SEED, Kill
+from tests.platform_server.made import Made
 from tests.platform_server.published import Publish
 from tests.platform_server.verifying import POLICY, Trial
 
@@ -36,7 +36,9 @@ pytestmark = pytest.mark.timeout(600)
 OUTCOMES = ["published", "duplicate", "published_artifact_mismatch", "verification_failed"]
 
 
-def test_verifying_and_publishing_killed_at_50_moments(trial: Trial, kill: Kill, tmp_path: Path) -> None:
+def test_verifying_and_publishing_killed_at_random_moments(
+    trial: Trial, made: Made, kill: Kill, tmp_path: Path
+) -> None:
     """A new image, one that is published already, another build of its commit, and one that is not there."""
     trial.images.push(tag="first")
     trial.images.push("rebuilt", tag="rebuilt")
@@ -44,23 +46,24 @@ def test_verifying_and_publishing_killed_at_50_moments(trial: Trial, kill: Kill,
     trial.verify(trial.images.ref("first"))
     for tag in ("second", "first", "rebuilt", "missing"):
         trial.report(trial.images.ref(tag))
-    folder = at_rest(trial.platform)
+    trial.platform.database.close()
     trust = {"trust": str(trial.images.forge.trust.path)}
-    moments = kill("verify", copied(folder, tmp_path / "whole"), **trust)["moments"]
-    expected = _outcome(tmp_path / "whole")
+    whole = made.copied(tmp_path / "whole")
+    moments = kill("verify", whole, **trust)["moments"]
+    expected = _outcome(whole)
     assert expected == ["published", *OUTCOMES]
     assert moments > 50
-    chosen = random.Random(SEED).sample(range(1, moments + 1), 50)
+    chosen = random.Random(SEED).sample(range(1, moments + 1), made.moments)
     for moment in chosen:
-        state = copied(folder, tmp_path / "killed")
+        state = made.copied(tmp_path / "killed")
         assert kill("verify", state, moment, **trust)["killed"]
         assert not kill("verify", state, ahead=10, **trust)["killed"]
         assert _outcome(state) == expected, f"killed at moment {moment} of {moments}"
 
 
-def _outcome(folder: Path) -> list[str]:
+def _outcome(state: Made) -> list[str]:
     """What became of each row; checks that it happened once."""
-    platform = open_platform(folder)
+    platform = state.open()
     with closing(platform.database):
         rows, events, jobs, default = platform.database.read_now(
             lambda on: (
@@ -86,7 +89,7 @@ def _outcome(folder: Path) -> list[str]:
 
 
 def test_a_delivery_killed_at_every_moment(
-    platform: Platform, pipeline: Pipeline, kill: Kill, tmp_path: Path
+    platform: Platform, made: Made, pipeline: Pipeline, kill: Kill, tmp_path: Path
 ) -> None:
     body = pipeline.body(git_sha="a" * 40)
     delivery = {
@@ -97,10 +100,10 @@ def test_a_delivery_killed_at_every_moment(
             for name, value in standard(pipeline.secret, body, _now(), "msg_1").items()
         },
     }
-    folder = at_rest(platform)
-    moments = kill("deliver", copied(folder, tmp_path / "whole"), **delivery)["moments"]
+    platform.database.close()
+    moments = kill("deliver", made.copied(tmp_path / "whole"), **delivery)["moments"]
     for moment in range(1, moments + 1):
-        state = copied(folder, tmp_path / "killed")
+        state = made.copied(tmp_path / "killed")
         assert kill("deliver", state, moment, **delivery)["killed"]
         assert _counts(state) in ([0, 0, 0, 0], [1, 1, 1, 1])
         kill("deliver", state, **delivery)
@@ -109,8 +112,8 @@ def test_a_delivery_killed_at_every_moment(
         assert received in (1, 2)
 
 
-def _counts(folder: Path) -> list[int]:
-    opened = open_platform(folder)
+def _counts(state: Made) -> list[int]:
+    opened = state.open()
     with closing(opened.database):
         counts = [select(func.count(table.id)) for table in (Publication, Job, Delivery)]
         queries = [*counts, select(Webhook.received_count)]
@@ -132,36 +135,43 @@ def test_a_migration_killed_at_any_moment_can_be_run_again(
     """At the first revision and the newest one there are rows, which a migration keeps as they are."""
     for status in Status:
         publish(status)
-    folder = at_rest(publish.platform)
-    kill("migrate", folder, revision=start)
-    before = _rows(folder)
-    moments = kill("migrate", copied(folder, tmp_path / "whole"), revision=goal)["moments"]
-    after = _rows(tmp_path / "whole")
+    publish.platform.database.close()
+    kill("migrate", made, revision=start)
+    before = _rows(made)
+    whole = made.copied(tmp_path / "whole")
+    moments = kill("migrate", whole, revision=goal)["moments"]
+    after = _rows(whole)
     if "base" not in (start, goal):
         assert after.keys() ^ before.keys() == {"purges"}
         assert len(after["publications"]) == len(Status)
         assert all(after[table] == before[table] for table in after.keys() & before.keys())
-    chosen = random.Random(SEED).sample(range(1, moments + 1), min(25, moments))
+    chosen = random.Random(SEED).sample(range(1, moments + 1), min(made.moments // 2, moments))
     for moment in {*chosen, moments}:
-        state = copied(folder, tmp_path / "killed")
+        state = made.copied(tmp_path / "killed")
         assert kill("migrate", state, moment, revision=goal)["killed"]
         assert _rows(state) == before, f"killed at moment {moment} of {moments}"
         kill("migrate", state, revision=goal)
         assert _rows(state) == after
         if goal == "head":
-            open_platform(state).database.close()
+            state.open().database.close()
 
 
-def _rows(folder: Path) -> dict[str, list[Any]]:
+def _rows(made: Made) -> dict[str, list[Any]]:
     """Every table's rows, but for the revision."""
-    with closing(sqlite3.connect(folder / "platform.db")) as database:
-        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    opened = _database(made)
+    with closing(opened), opened.engine.connect() as connection:
+        if opened.is_sqlite:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").all() == [("ok",)]
         return {
-            name: sorted(database.execute(f'SELECT * FROM "{name}"'), key=repr)
-            for (name,) in names
+            name: sorted(map(tuple, connection.exec_driver_sql(f'SELECT * FROM "{name}"')), key=repr)
+            for name in inspect(connection).get_table_names()
             if name != "alembic_version"
         }
+
+
+def _database(made: Made) -> Database:
+    """Whatever its schema is."""
+    return Database(made.database or f"sqlite:///{made.folder}/platform.db")
 
 
 def test_the_served_platform_killed_again_and_again_loses_no_accepted_delivery(
@@ -176,7 +186,7 @@ def test_the_served_platform_killed_again_and_again_loses_no_accepted_delivery(
     chance = random.Random(SEED)
     accepted: set[str] = set()
     pipeline: Pipeline | None = None
-    served = _Served(made.folder, images)
+    served = _Served(made, images)
     try:
         for _ in range(4):
             served.start()
@@ -232,9 +242,9 @@ def _finished(api: Api, pipeline: Pipeline | None) -> dict[str, Any]:
 class _Served:
     """`disk-image platform serve` as a process of its own."""
 
-    def __init__(self, folder: Path, images: Images) -> None:
+    def __init__(self, made: Made, images: Images) -> None:
         self._command = [
-            sys.executable, "-m", "pipelines", "platform", "serve", "--state", str(folder), "--port", "0",
+            sys.executable, "-m", "pipelines", "platform", "serve", *made.argv, "--port", "0",
             "--json", "--plain-http", "--trust", str(images.forge.trust.path),
         ]  # fmt: skip
         self._process: subprocess.Popen[str] | None = None

@@ -17,13 +17,13 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from platform_server.state_folder import open_platform
 from platform_server.states import Status
 from platform_server.tables import Event, NodePlatform, Publication, Purge
 from tests.platform_server.clock import Clock
 from tests.platform_server.fleet import SWEPT, Fleet
 from tests.platform_server.images import REPOSITORY
-from tests.platform_server.killing import SEED, Kill, at_rest, copied
+from tests.platform_server.killing import SEED, Kill
+from tests.platform_server.made import Made
 from tests.platform_server.verifying import Trial
 
 pytestmark = pytest.mark.timeout(600)
@@ -33,29 +33,32 @@ FIRST, SECOND, DEFAULT = range(3)
 Row = dict[str, Any]
 
 
-def test_retention_killed_at_50_moments(trial: Trial, clock: Clock, kill: Kill, tmp_path: Path) -> None:
+def test_retention_killed_at_random_moments(
+    trial: Trial, made: Made, clock: Clock, kill: Kill, tmp_path: Path
+) -> None:
     """Of three images the last one is kept: the two others are retired now, and purged a week later."""
     fleet = Fleet(trial, clock)
-    published = at_rest(trial.platform)
-    whole = deepcopy(fleet.repo)
-    retired = copied(published, tmp_path / "retired")
+    trial.platform.database.close()
+    pushed = deepcopy(fleet.repo)
+    retired = made.copied(tmp_path / "retired")
     retiring = kill("sweep", retired)["moments"]
-    purging = kill("sweep", copied(retired, tmp_path / "whole"), ahead=WEEK)["moments"]
-    _check_end(fleet, _found(tmp_path / "whole"))
-    before = _found(published).rows[DEFAULT]
-    every = [(published, 0, at) for at in range(1, retiring + 1)]
+    whole = retired.copied(tmp_path / "whole")
+    purging = kill("sweep", whole, ahead=WEEK)["moments"]
+    _check_end(fleet, _found(whole))
+    before = _found(made).rows[DEFAULT]
+    every = [(made, 0, at) for at in range(1, retiring + 1)]
     every += [(retired, WEEK, at) for at in range(1, purging + 1)]
-    for start, ahead, moment in random.Random(SEED).sample(every, 50):
+    for start, ahead, moment in random.Random(SEED).sample(every, made.moments):
         what = f"killed at moment {moment} of {'purging' if ahead else 'retiring'}"
-        fleet.trial.images.server.repos[REPOSITORY] = deepcopy(whole)
-        state = copied(start, tmp_path / "killed")
+        fleet.trial.images.server.repos[REPOSITORY] = deepcopy(pushed)
+        state = start.copied(tmp_path / "killed")
         assert kill("sweep", state, moment, ahead=ahead)["killed"]
         found = _found(state)
         assert found.rows[DEFAULT] == before, what
         assert fleet.is_whole(DEFAULT), what
         for number in (FIRST, SECOND):
             _check_halfway(fleet, found, number)
-        if start is published:
+        if start is made:
             kill("sweep", state)
         kill("sweep", state, ahead=WEEK)
         _check_end(fleet, _found(state))
@@ -73,8 +76,8 @@ class _Found:
     default: UUID | None
 
 
-def _found(state: Path) -> _Found:
-    platform = open_platform(state)
+def _found(state: Made) -> _Found:
+    platform = state.open()
 
     def read(on: Session) -> _Found:
         table = Publication.__table__

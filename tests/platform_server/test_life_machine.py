@@ -8,7 +8,6 @@ are the default or booted are whole in their registry.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -50,13 +49,14 @@ from platform_server.identifiers import new_id
 from platform_server.outcomes import NotNow
 from platform_server.permissions import EVERYTHING, Caller
 from platform_server.settings import Registries, Settings
-from platform_server.state_folder import Platform, initialise, open_platform
+from platform_server.state_folder import Platform
 from platform_server.states import KEPT, RULES, Status
 from platform_server.tables import Event, Instance, InstanceStatus, NodePlatform, Publication
 from platform_server.verifier import Rejected
 from supply_chain.registry import Policy, open_repository
 from supply_chain.verify.image import Verified
 from tests.platform_server.clock import START, Clock
+from tests.platform_server.made import Made
 from tests.platform_server.rows import first_account_id, node_platform
 from tests.supply_chain.registry_server import Fault, Planned, RegistryServer, registry
 from tests.supply_chain.stored import store
@@ -108,7 +108,7 @@ class Image:
 class Life(RuleBasedStateMachine):
     """Two platforms of one account that take images from one repository."""
 
-    made: Path
+    made: Made
     server: RegistryServer
     images: Sequence[Image]
 
@@ -116,10 +116,9 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "state"
-        shutil.copytree(self.made, folder)
         self.clock = Clock()
         settings = Settings(workers=0, registries=Registries(plain_http=True))
-        self.platform: Platform = open_platform(folder, settings, self.clock)
+        self.platform: Platform = self.made.copied(folder).open(settings, self.clock)
         self.stack.callback(self.platform.database.close)
         self.caller = self.read(lambda on: Caller(first_account_id(on), "admin", [EVERYTHING]))
         self._heal()
@@ -451,18 +450,17 @@ async def _images(server: RegistryServer) -> Sequence[Image]:
 
 
 @pytest.mark.timeout(900)
-def test_no_order_of_actions_breaks_what_must_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_order_of_actions_breaks_what_must_hold(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registries, "POLICY", Policy(attempts=1, silence=5.0))
-    initialise(tmp_path / "state", START)
     with registry() as server:
-        Life.made, Life.server = tmp_path / "state", server
+        Life.made, Life.server = made, server
         Life.images = anyio.run(_images, server)
         run_state_machine_as_test(
             Life,
             settings=settings(
                 # the same orders each time: a failure takes minutes to shrink, and is to be found again
                 derandomize=True,
-                max_examples=EXAMPLES,
+                max_examples=EXAMPLES if made.elsewhere is None else EXAMPLES // 5,
                 stateful_step_count=STEPS,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from structlog.contextvars import bound_contextvars
 
 from platform_server.logs import LogFormat, escaped, start_log
 from platform_server.requests import request_id_of
 from platform_server.state_folder import Platform
 from tests.platform_server.api import Api, Pipeline, standard
-from tests.platform_server.conftest import Made
 from tests.platform_server.images import Images
+from tests.platform_server.made import Made
 from tests.platform_server.process import process
 from tests.platform_server.verifying import POLICY
 
@@ -127,7 +127,7 @@ def test_whatever_is_escaped_is_one_printable_line(content: str) -> None:
 
 def test_a_statement_that_fails_does_not_show_its_values(platform: Platform) -> None:
     secret = secrets.token_urlsafe(32)
-    with pytest.raises(OperationalError) as failed:
+    with pytest.raises(DBAPIError) as failed:
         platform.database.write_now(lambda on: on.execute(text("SELECT :secret FROM x"), {"secret": secret}))
     assert secret not in str(failed.value)
 

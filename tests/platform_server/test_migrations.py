@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from platform_server.database import Database
 from platform_server.errors import StateError
 from platform_server.migrations.run import current, migrate, newest
-from platform_server.state_folder import open_platform
+from platform_server.state_folder import migrate_folder
 from platform_server.tables import Base
-from tests.platform_server.conftest import Made
+from tests.platform_server.conftest import DATABASES
+from tests.platform_server.made import Made
+from tests.postgres_server import PostgresServer
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database(f"sqlite:///{tmp_path}/empty.db")
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty one."""
+    if request.param == "sqlite":
+        yield Database(f"sqlite:///{tmp_path}/empty.db")
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = server.create()
+    yield Database(server.url(name))
+    server.drop(name)
 
 
 def test_the_newest_schema_is_what_the_tables_say(database: Database) -> None:
@@ -72,18 +81,18 @@ def test_a_migration_that_fails_halfway_leaves_nothing(
 def test_an_unknown_revision_and_a_newer_schema_are_refused(made: Made, database: Database) -> None:
     with pytest.raises(StateError, match="revision 9999 is not one of this program's"):
         migrate(database, "9999")
-    with sqlite3.connect(made.folder / "platform.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+    platform = made.open()
+    platform.database.write_now(
+        lambda on: on.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    )
+    platform.database.close()
     with pytest.raises(StateError, match=r"expected schema \d+, found 9999"):
-        open_platform(made.folder)
+        made.open()
     database.close()
 
 
 def test_an_older_schema_is_not_served(made: Made) -> None:
-    database = Database(f"sqlite:///{made.folder}/platform.db")
-    migrate(database, "base")
-    database.close()
+    migrate_folder(made.folder, "base", made.database)
     with pytest.raises(StateError, match="an empty database") as raised:
-        open_platform(made.folder)
+        made.open()
     assert "disk-image platform migrate" in raised.value.hint

@@ -5,7 +5,6 @@ OpenAPI documents, what the schema forbids is refused, and nothing is a 5xx, who
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,11 +32,12 @@ from platform_server.database import Database
 from platform_server.permissions import Permission
 from platform_server.sealing import Sealer
 from platform_server.settings import Limits, Settings
-from platform_server.state_folder import Platform, now, open_platform
+from platform_server.state_folder import Platform, now
 from platform_server.states import Status
 from platform_server.tables import Webhook, WebhookStatus, Worker, WorkerRole, WorkerStatus
 from tests.platform_server.api import plain
-from tests.platform_server.conftest import Made
+from tests.platform_server.conftest import DATABASES
+from tests.platform_server.made import Made
 from tests.platform_server.rows import node_platform, publication, verified
 from tests.platform_server.serving import serving
 
@@ -100,15 +100,14 @@ class Served:
         self.platform.database.write_now(work)
 
 
-@pytest.fixture(scope="module")
-def served(made_on_sqlite: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("openapi") / "state"
-    shutil.copytree(made_on_sqlite.folder, folder)
-    limits = replace(Limits(), refusals_burst=1_000_000)
-    platform = open_platform(folder, Settings(workers=0, limits=limits))
+@pytest.fixture(scope="module", params=DATABASES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    once: Made = request.getfixturevalue(f"made_on_{request.param}")
+    made = once.copied(tmp_path_factory.mktemp("openapi") / "state")
+    platform = made.open(Settings(workers=0, limits=replace(Limits(), refusals_burst=1_000_000)))
     poor = platform.database.write_now(_make)
     with serving(platform) as (host, port):
-        yield Served(platform, f"http://{host}:{port}", made_on_sqlite.admin_token, poor)
+        yield Served(platform, f"http://{host}:{port}", made.admin_token, poor)
     platform.database.close()
 
 

@@ -4,12 +4,10 @@ slows down as rows pile up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import Any
+import re
 from uuid import UUID
 
-from sqlalchemy import Connection, event, insert
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from platform_server.identifiers import new_id
@@ -18,36 +16,21 @@ from platform_server.states import Status
 from platform_server.tables import Job, Publication
 from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import Clock
+from tests.platform_server.plans import Step, plans
 from tests.platform_server.rows import verified
 from tests.platform_server.verifying import Trial
 
-
-@contextmanager
-def plans(platform: Platform) -> Iterator[dict[str, list[str]]]:
-    """Statement → how SQLite carries it out, for all that happens in the block."""
-    seen: dict[str, list[str]] = {}
-
-    def executed(on: Connection, cursor: object, statement: str, values: Any, _: object, many: bool) -> None:
-        if statement.startswith(("SELECT", "UPDATE", "DELETE")) and statement not in seen:
-            with closing(on.connection.cursor()) as asking:
-                asking.execute(f"EXPLAIN QUERY PLAN {statement}", values[0] if many else values)
-                seen[statement] = [row[3] for row in asking.fetchall()]
-
-    engine = platform.database.engine
-    event.listen(engine, "before_cursor_execute", executed)
-    yield seen
-    event.remove(engine, "before_cursor_execute", executed)
+_OF_FEW = re.compile(r"publications\.status = (\?|%)")
 
 
-def slow(found: dict[str, list[str]]) -> list[str]:
+def slow(found: dict[str, list[Step]]) -> list[str]:
     """What goes through a whole table, or sorts rows by hand."""
     return [
-        f"{plan}: {statement}"
+        f"{step.what}: {statement}"
         for statement, steps in found.items()
-        for plan in steps
-        if (plan.startswith("SCAN") and "USING" not in plan and "CONSTANT" not in plan)
+        for step in steps
         # What a platform has published is what it keeps, and never many.
-        or ("TEMP B-TREE" in plan and "publications.status = ?" not in statement)
+        if step.is_scan or (step.is_sort and not _OF_FEW.search(statement))
     ]
 
 
@@ -79,7 +62,7 @@ def test_lists_and_deliveries(api: Api, pipeline: Pipeline, platform: Platform, 
         _fill(session, template, 3000)
 
     platform.database.write_now(fill)
-    with plans(platform) as found:
+    with plans(platform.database.engine) as found:
         for fields in (
             {},
             {"git_sha": "a" * 40},
@@ -123,7 +106,7 @@ def test_a_workers_turn(trial: Trial, clock: Clock) -> None:
     trial.write(fill)
     trial.images.push("second", commit="2" * 40)
     trial.report()
-    with plans(trial.platform) as found:
+    with plans(trial.platform.database.engine) as found:
         assert trial.work()
     assert len(found) > 5
     assert "\n".join(slow(found)) == ""

@@ -13,7 +13,7 @@ from platform_server.errors import StateError
 from platform_server.postgres import Server
 from platform_server.state_folder import initialise, open_platform
 from tests.platform_server.clock import START
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 from tests.postgres_server import PASSWORD, PostgresServer
 
 SECRET = "pass%2Fword"

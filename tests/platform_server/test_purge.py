@@ -26,6 +26,7 @@ from platform_server.tables import Instance, NodePlatform, Publication, Purge
 from tests.platform_server.clock import Clock
 from tests.platform_server.fleet import SWEPT, Fleet
 from tests.platform_server.images import REPOSITORY
+from tests.platform_server.made import Made
 from tests.platform_server.rows import node_platform
 from tests.platform_server.verifying import POLICY, Trial
 from tests.supply_chain.registry_server import Fault, Planned, RegistryServer
@@ -234,7 +235,7 @@ def test_an_image_that_is_being_deleted_is_not_published_anew(fleet: Fleet) -> N
 
 @pytest.mark.parametrize("referrers_api", [True, False])
 def test_cut_off_at_any_request_the_next_sweep_ends_the_same(
-    fleet: Fleet, tmp_path: Path, referrers_api: bool
+    fleet: Fleet, made: Made, tmp_path: Path, referrers_api: bool
 ) -> None:
     """Each request of the first sweep is in its turn the first one of which nobody hears the answer."""
     server = fleet.trial.images.server
@@ -245,11 +246,13 @@ def test_cut_off_at_any_request_the_next_sweep_ends_the_same(
     fleet.sweep()
     fleet.clock.pass_by(days=8)
     filled = deepcopy(fleet.repo)
-    database, saved = fleet.trial.platform.folder / "platform.db", tmp_path / "saved.db"
-    _copy(database, saved)
+    platform = fleet.trial.platform
+    platform.database.close()
+    saved = made.copied(tmp_path / "saved")
     for at in range(200):
         server.repos[REPOSITORY] = deepcopy(filled)
-        _copy(saved, database)
+        platform.database.close()
+        _restore(saved, made)
         server.faults = [
             Planned(Fault.CUT_AFTER, where=partial(_after, server, server.count + at), times=9999)
         ]
@@ -269,7 +272,11 @@ def test_cut_off_at_any_request_the_next_sweep_ends_the_same(
     assert 20 < at < 199
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Make one database what the other one is, as one transaction."""
+def _restore(saved: Made, made: Made) -> None:
+    """Make one platform's database what the other one's is."""
+    if saved.elsewhere is not None and made.elsewhere is not None:
+        made.elsewhere.server.copy(saved.elsewhere.name, made.elsewhere.name)
+        return
+    source, target = saved.folder / "platform.db", made.folder / "platform.db"
     with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
         read.backup(written)

@@ -12,7 +12,7 @@ from platform_server.sealing import Sealer, make_key, read_key
 from platform_server.state_folder import initialise, open_platform
 from platform_server.tokens import authenticate
 from tests.platform_server.clock import START
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 
 
 def _mode(path: Path) -> int:
@@ -36,9 +36,9 @@ def test_only_the_owner_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
 def test_a_second_init_is_refused_and_changes_nothing(made: Made) -> None:
     key = (made.folder / "secrets.key").read_bytes()
     with pytest.raises(StateError, match="set up already"):
-        initialise(made.folder, START)
+        initialise(made.folder, START, made.database)
     assert (made.folder / "secrets.key").read_bytes() == key
-    platform = open_platform(made.folder)
+    platform = made.open()
     assert platform.database.read_now(lambda on: authenticate(on, made.admin_token)).name == "admin"
     platform.database.close()
 
@@ -66,7 +66,7 @@ def test_a_key_that_may_be_known_or_is_lost_is_refused(made: Made, damage: str) 
     else:
         key.write_bytes(b"short")
     with pytest.raises(StateError, match=r"secrets\.key: "):
-        open_platform(made.folder)
+        made.open()
 
 
 def test_a_secret_opens_with_its_key_for_its_owner_alone(tmp_path: Path) -> None:

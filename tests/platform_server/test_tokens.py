@@ -10,7 +10,7 @@ from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
 from platform_server.tokens import authenticate
 from tests.platform_server.clock import Clock
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 
 
 def test_the_administrator_may_everything(platform: Platform, made: Made) -> None:
@@ -50,7 +50,7 @@ def test_a_revoked_token_is_nobodys(platform: Platform, made: Made, clock: Clock
 
 
 def test_no_token_is_in_the_database(made: Made) -> None:
-    content = b"".join(path.read_bytes() for path in made.folder.glob("platform.db*"))
+    content = made.content()
     assert made.admin_token.encode() not in content
     assert b"pnu_" not in content
 

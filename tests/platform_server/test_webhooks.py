@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from platform_server.state_folder import Platform
 from platform_server.webhooks import LONGEST_OVERLAP
 from tests.platform_server.api import Api, Pipeline, plain
 from tests.platform_server.clock import Clock
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 
 
 def test_a_new_webhook_has_an_address_and_a_secret(api: Api) -> None:
@@ -34,7 +32,7 @@ def test_the_secret_is_in_no_later_answer_and_not_in_the_database(
         api.call("PATCH", path, json={}),
     ]
     assert all(pipeline.secret not in answer.text for answer in answers)
-    stored = b"".join(file.read_bytes() for file in Path(made.folder).glob("platform.db*"))
+    stored = made.content()
     assert pipeline.secret.encode() not in stored
     assert pipeline.secret[8:].encode() not in stored
 

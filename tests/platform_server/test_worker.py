@@ -23,7 +23,7 @@ from platform_server.tables import Job, Publication
 from platform_server.verifier import verifier_of
 from supply_chain.verify.image import Verified
 from tests.platform_server.clock import Clock
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 from tests.platform_server.verifying import Trial
 from tests.supply_chain.registry_server import Fault, Planned
 from tests.supply_chain.verify.forge import IDENTITY, ISSUER

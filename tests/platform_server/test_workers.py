@@ -11,7 +11,7 @@ from platform_server.tables import Account, Worker, WorkerRole
 from platform_server.tokens import WORKER_PREFIX, digest_of, new_token
 from tests.platform_server.api import Api
 from tests.platform_server.clock import Clock
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 
 INITIATE = "/worker_api/disk_image_publications/initiate"
 
@@ -56,7 +56,7 @@ def test_create_shows_the_token_once(api: Api, platform: Platform, made: Made) -
     shown = api.get(f"/ci_workers/{worker['id']}")
     assert shown == {"ci_worker": worker}
     assert token not in str(api.get("/ci_workers"))
-    content = b"".join(path.read_bytes() for path in made.folder.glob("platform.db*"))
+    content = made.content()
     assert token.encode() not in content
 
 
