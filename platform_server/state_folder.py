@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,8 +117,10 @@ def _database(folder: Path, database: str | None) -> Database:
     if database is not None:
         return Database(database)
     file = _file(folder)
-    # SQLite would make it readable for everyone, by the umask.
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # SQLite would make it readable for everyone, by the umask. A file that is there is left alone: to close it
+    # would end the locks that this process has on it (SQLite, "How To Corrupt", 2.2).
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     return Database(f"sqlite:///{file.absolute()}")
 
 

@@ -32,8 +32,6 @@ from tests.platform_server.test_migrations import database
 
 __all__ = ["database"]
 
-ROUNDS = 3
-
 
 def _migrating(url: str, revision: str) -> subprocess.Popen[str]:
     """Another process that migrates."""
@@ -62,8 +60,10 @@ def _load(hooks: list[Pipeline]) -> Iterator[list[httpx.Response]]:
 
     with ThreadPoolExecutor(len(hooks)) as threads:
         sending = [threads.submit(send, each) for each in hooks]
-        yield answers
-        stopped.set()
+        try:
+            yield answers
+        finally:
+            stopped.set()
         for each in sending:
             each.result()
 
@@ -86,15 +86,14 @@ def test_servers_serve_while_the_schema_goes_forward_and_back(made: Made, clock:
             Pipeline(each, clock_now, hook["webhook_id"], hook["webhook_secret"]) for each in clients * 2
         ]
         with _load(hooks) as answers:
-            for _ in range(ROUNDS):
-                for revision, before in ((LATER, newest()), (newest(), LATER)):
-                    said, wrong = _migrating(_url(made), revision).communicate(timeout=120)
-                    assert said.strip() == before, wrong
-                    # it is served, and served anew, whichever it is
-                    made.open(settings).database.close()
-                    count = len(answers)
-                    while len(answers) < count + 10:
-                        time.sleep(0.05)
+            for revision, before in ((LATER, newest()), (newest(), LATER)):
+                said, wrong = _migrating(_url(made), revision).communicate(timeout=120)
+                assert said.strip() == before, wrong
+                # it is served, and served anew, whichever it is
+                made.open(settings).database.close()
+                count = len(answers)
+                while len(answers) < count + 10:
+                    time.sleep(0.05)
         assert {each.status_code for each in answers} == {202}, {each.text for each in answers}
         accepted = {UUID(each.json()["publication_id"]) for each in answers}
         assert len(accepted) == len(answers)
@@ -106,11 +105,9 @@ def test_servers_serve_while_the_schema_goes_forward_and_back(made: Made, clock:
 
 
 def test_migrations_at_once_are_one_after_the_other(database: Database) -> None:
-    for revision, before in ((newest(), "None"), (LATER, newest())):
-        processes = [_migrating(database.url, revision) for _ in range(4)]
-        said = sorted(each.communicate(timeout=120)[0].strip() for each in processes)
-        assert said.count(before) == 1
-        assert said.count(revision) == 3
+    processes = [_migrating(database.url, LATER) for _ in range(3)]
+    said = sorted(each.communicate(timeout=120)[0].strip() for each in processes)
+    assert said == [LATER, LATER, "None"]
     database.close()
 
 
