@@ -117,7 +117,7 @@ def _database(folder: Path, database: str | None) -> Database:
     if database is not None:
         return Database(database)
     file = _file(folder)
-    # SQLite would make it readable for everyone, by the umask. A file that is there is left alone: to close it
+    # SQLite would make it readable for everyone, by the umask. One that is there is left alone: to close it
     # would end the locks that this process has on it (SQLite, "How To Corrupt", 2.2).
     with suppress(FileExistsError):
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
