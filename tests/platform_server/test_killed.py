@@ -4,11 +4,7 @@ retention): nothing is lost, and nothing is there twice.
 
 from __future__ import annotations
 
-import json
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -29,7 +25,8 @@ from tests.platform_server.images import Images
 from tests.platform_server.killing import SEED, Kill
 from tests.platform_server.made import Made
 from tests.platform_server.published import Publish
-from tests.platform_server.verifying import POLICY, Trial
+from tests.platform_server.served import Served, prepare
+from tests.platform_server.verifying import Trial
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -186,13 +183,13 @@ def test_the_served_platform_killed_again_and_again_loses_no_accepted_delivery(
     chance = random.Random(SEED)
     accepted: set[str] = set()
     pipeline: Pipeline | None = None
-    served = _Served(made, images)
+    served = Served(made, images)
     try:
         for _ in range(4):
             served.start()
             client = httpx.Client(base_url=served.url, trust_env=False, timeout=10)
             if pipeline is None:
-                pipeline = _prepare(Api(client, made.admin_token), images)
+                pipeline = prepare(Api(client, made.admin_token), images)
             sender = _Sender(Pipeline(client, _now, pipeline.webhook_id, pipeline.secret), images)
             sender.start()
             time.sleep(chance.uniform(0.3, 2.0))
@@ -213,13 +210,6 @@ def test_the_served_platform_killed_again_and_again_loses_no_accepted_delivery(
         assert row["status"] == "published" or row["duplicate_of_id"], row["error_message"]
 
 
-def _prepare(api: Api, images: Images) -> Pipeline:
-    fields = {"name": "debian", "trusted_registries": [images.server.host], **POLICY}
-    api.post("/node_platforms", {"node_platform": fields})
-    hook = api.post("/disk_image_webhooks", {"label": "pipeline"})
-    return Pipeline(api.client, _now, hook["webhook_id"], hook["webhook_secret"])
-
-
 def _finished(api: Api, pipeline: Pipeline | None) -> dict[str, Any]:
     """All publications, once none is on its way."""
     (platform,) = api.get("/node_platforms")["node_platforms"]
@@ -237,32 +227,6 @@ def _finished(api: Api, pipeline: Pipeline | None) -> dict[str, Any]:
             return rows
         assert time.monotonic() < until, Counter(row["status"] for row in rows.values())
         time.sleep(1)
-
-
-class _Served:
-    """`disk-image platform serve` as a process of its own."""
-
-    def __init__(self, made: Made, images: Images) -> None:
-        self._command = [
-            sys.executable, "-m", "pipelines", "platform", "serve", *made.argv, "--port", "0",
-            "--json", "--plain-http", "--trust", str(images.forge.trust.path),
-        ]  # fmt: skip
-        self._process: subprocess.Popen[str] | None = None
-        self.url = ""
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        self.url = json.loads(self._process.stdout.readline())["url"]
-
-    def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-        if self._process is not None:
-            self._process.communicate()
 
 
 class _Sender(threading.Thread):
