@@ -39,7 +39,7 @@ _WRONG_PASSWORD, _WRONG_USER, _NO_DATABASE, _DENIED = "28P01", "28000", "3D000",
 
 # Advisory locks are numbers that the programs of one database agree upon.
 _MIGRATION = 0x6469736B_696D6167
-_MIGRATION_LOCK = "500ms"
+_MIGRATION_LOCK = "200ms"
 
 # Seconds. What is longer was forgotten, or hangs.
 _CONNECT, _STATEMENT, _LOCK, _IDLE_IN_TRANSACTION = 10, 30, 10, 60

@@ -103,10 +103,13 @@ class PostgresServer:
         with psycopg.connect(self.url("postgres", "postgres"), autocommit=True) as connection:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
-    def restart(self, ending: signal.Signals) -> None:
-        """SIGINT: as an administrator would; SIGQUIT: as after a crash."""
+    def stop(self, ending: signal.Signals) -> None:
+        """SIGINT: as an administrator would; SIGQUIT: as in a crash."""
         self.process.send_signal(ending)
         self.process.wait(30)
+
+    def begin(self) -> None:
+        """Start it again."""
         self.process = _start(self.start, self.folder, self.user)
         self.wait()
 

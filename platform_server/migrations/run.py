@@ -84,7 +84,7 @@ def migrate(database: Database, revision: str = "head") -> str | None:
             if not database.is_locked(error) or time.monotonic() > until:
                 raise database.explained(error) from None
             log.info("a table is in use: the migration is tried again")
-            time.sleep(random.uniform(0.1, 1.0))
+            time.sleep(random.uniform(0.05, 0.5))
 
 
 def _migrate(database: Database, revision: str) -> str | None:
