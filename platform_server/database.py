@@ -105,8 +105,10 @@ class Database:
         return self._patiently(lambda: self._alone(work))
 
     @contextmanager
-    def migrating(self) -> Iterator[Connection]:
-        """One transaction on a connection of its own, in which tables may be made anew; one at a time."""
+    def migrating(self, patience: float = 1.0) -> Iterator[Connection]:
+        """One transaction on a connection of its own, in which tables may be made anew; one at a time. It
+        waits for a table that is in use for `patience` seconds, and whoever comes then waits behind it.
+        """
         if self.server is None:
             engine = sqlite.engine_without_references(self.url)
             engine = engine.execution_options(**{sqlite.WRITES: True})
@@ -114,7 +116,7 @@ class Database:
             engine = self.server.engine_without_pool()
         with engine.begin() as connection:
             if self.server is not None:
-                postgres.begin_migration(connection)
+                postgres.begin_migration(connection, patience)
             yield connection
 
     def is_locked(self, error: DBAPIError) -> bool:

@@ -39,7 +39,6 @@ _WRONG_PASSWORD, _WRONG_USER, _NO_DATABASE, _DENIED = "28P01", "28000", "3D000",
 
 # Advisory locks are numbers that the programs of one database agree upon.
 _MIGRATION = 0x6469736B_696D6167
-_MIGRATION_LOCK = "200ms"
 
 # Seconds. What is longer was forgotten, or hangs.
 _CONNECT, _STATEMENT, _LOCK, _IDLE_IN_TRANSACTION = 10, 30, 10, 60
@@ -153,15 +152,13 @@ class Server:
         return StateError(f"{self.name}: {said}", _hint(error, said))
 
 
-def begin_migration(connection: Connection) -> None:
-    """Wait until nobody else migrates. Then wait for a table only so long: all who want the table wait as
-    well, behind the one who wants to change it.
-    """
+def begin_migration(connection: Connection, patience: float) -> None:
+    """Wait until nobody else migrates; from then on wait for each table at most `patience` seconds."""
     for statement in (
         "SET LOCAL statement_timeout = 0",
         "SET LOCAL lock_timeout = 0",
         f"SELECT pg_advisory_xact_lock({_MIGRATION})",
-        f"SET LOCAL lock_timeout = '{_MIGRATION_LOCK}'",
+        f"SET LOCAL lock_timeout = {int(patience * 1000)}",
     ):
         connection.exec_driver_sql(statement)
 

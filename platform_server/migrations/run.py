@@ -34,6 +34,8 @@ _FOLDER = Path(__file__).parent
 VERSIONS = [_FOLDER / "versions"]
 # For how long a migration tries to get its locks between transactions of servers, in seconds.
 _PATIENCE = 300.0
+# For how long it waits for one lock, at first and at most: servers wait behind it.
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 3.0
 
 
 @cache
@@ -77,21 +79,23 @@ def migrate(database: Database, revision: str = "head") -> str | None:
     newer than this program, and whatever the database refuses.
     """
     until = time.monotonic() + _PATIENCE
+    wait = _FIRST_WAIT
     while True:
         try:
-            return _migrate(database, revision)
+            return _migrate(database, revision, wait)
         except DBAPIError as error:
             if not database.is_locked(error) or time.monotonic() > until:
                 raise database.explained(error) from None
             log.info("a table is in use: the migration is tried again")
             time.sleep(random.uniform(0.05, 0.5))
+            wait = min(_LONGEST_WAIT, wait * 1.5)
 
 
-def _migrate(database: Database, revision: str) -> str | None:
+def _migrate(database: Database, revision: str, wait: float) -> str | None:
     scripts = _scripts()
     known = [script.revision for script in scripts.walk_revisions()]
     wanted = scripts.get_current_head() if revision == "head" else None if revision == "base" else revision
-    with database.migrating() as connection:
+    with database.migrating(wait) as connection:
         before = MigrationContext.configure(connection).get_current_revision()
         for each in (before, wanted):
             if each is not None and each not in known:
