@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from platform_server.beside import Beside
 from platform_server.migrations.run import current, newest
@@ -44,6 +44,8 @@ class Health:
         self._clock = clock
         self._stopping = False
         self._turn = threading.Lock()
+        self._asking = anyio.Lock()
+        self._waiting = False
         self._found: tuple[float, Mapping[str, str]] | None = None
 
     def stop(self) -> None:
@@ -61,11 +63,14 @@ class Health:
             return known
         try:
             with anyio.fail_after(_PATIENCE):
-                return await to_thread.run_sync(
-                    self.check_now, abandon_on_cancel=True, limiter=CapacityLimiter(1)
-                )
+                async with self._asking:
+                    # One that was given up may wait still: no other joins it, however many ask.
+                    if not self._waiting:
+                        self._waiting = True
+                        return await to_thread.run_sync(self._waited_for, abandon_on_cancel=True)
         except TimeoutError:
-            return self._with({"database": f"no answer within {_PATIENCE:g} s", "disk": "not known"})
+            pass
+        return self._with({"database": f"no answer within {_PATIENCE:g} s", "disk": "not known"})
 
     def check_now(self) -> Mapping[str, str]:
         """`check`, in this thread; as patient as the database."""
@@ -74,6 +79,12 @@ class Health:
                 known = self._with({"database": self._database(), "disk": self._disk()})
                 self._found = (self._clock(), known)
             return known
+
+    def _waited_for(self) -> Mapping[str, str]:
+        try:
+            return self.check_now()
+        finally:
+            self._waiting = False
 
     def _known(self) -> Mapping[str, str] | None:
         if self._found is None or self._clock() - self._found[0] >= _FRESH:

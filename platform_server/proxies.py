@@ -30,6 +30,16 @@ def check_proxy(text: str) -> str:
     return text
 
 
+def sender_of(address: str) -> str:
+    """Whom an address stands for where senders are counted: one host has all of an IPv6 /64 (RFC 7421)."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    except ValueError:
+        return address
+
+
 class Proxies:
     """The addresses of proxies, and the applications behind them."""
 

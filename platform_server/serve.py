@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # What the end may take beyond the bounds of its steps, in seconds.
 _SLACK = 15.0
+# What else is open: the database's, uploads, registries.
+_OTHER_DESCRIPTORS = 500
 
 
 def server(platform: Platform, started: Callable[[], None], tls: Tls | None = None) -> Server:
@@ -76,6 +79,7 @@ def serve(
 
     Raises StateError when it can't.
     """
+    _have_descriptors(platform.settings.limits.connections + _OTHER_DESCRIPTORS)
     running = server(platform, started, tls)
     try:
         if metrics is not None:
@@ -157,6 +161,16 @@ class Server(uvicorn.Server):
             self._tls.reload()
         except StateError as error:
             log.error("the certificate stays as it was: %s", error.what, extra={"hint": error.hint})
+
+
+def _have_descriptors(wanted: int) -> None:
+    """Let the process have as many files open as its connections need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("%d files may be open, of the %d that the limit of connections needs", hard, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _give_up() -> None:

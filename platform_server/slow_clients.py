@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from platform_server.metrics import LIMITED
-from platform_server.proxies import Proxies
+from platform_server.proxies import Proxies, sender_of
 from platform_server.settings import Limits
 
 
@@ -32,9 +32,9 @@ def impatient(limits: Limits, proxies: Proxies) -> type[H11Protocol]:
             address = self.client[0] if self.client else None
             if address is None or address in proxies:
                 return
-            self._counted = address
-            connections[address] += 1
-            if connections[address] > limits.address_connections:
+            self._counted = sender = sender_of(address)
+            connections[sender] += 1
+            if connections[sender] > limits.address_connections:
                 LIMITED.labels("address_connections").inc()
                 transport.close()
 

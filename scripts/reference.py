@@ -70,7 +70,7 @@ def limits() -> str:
         "# The platform's limits\n",
         (
             "Generated from the code by `make docs`. `disk-image platform serve --limit NAME=VALUE` sets "
-            "one, and is repeatable. All of them count for one process.\n"
+            "one, and is repeatable. All of them count for one process; an address is all of its IPv6 /64.\n"
         ),
         "| limit | default | bounds | what goes beyond is |\n|---|---|---|---|",
     ]

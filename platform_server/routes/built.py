@@ -16,6 +16,7 @@ from platform_server.errors import TooLarge
 from platform_server.intake import Answer, Intake, Reason, Received, refused
 from platform_server.metrics import LIMITED, WEBHOOKS
 from platform_server.payload import Built
+from platform_server.proxies import sender_of
 from platform_server.signatures import SignatureHeaders
 from platform_server.state_folder import Platform
 
@@ -72,7 +73,7 @@ def add_route(router: APIRouter, platform: Platform, prefix: str) -> None:
             LIMITED.labels("webhook_body").inc()
             return _respond(refused(Reason.TOO_LARGE, error.what))
         headers = SignatureHeaders(plain, identifier, timestamp, signature)
-        address = request.client.host if request.client else ""
+        address = sender_of(request.client.host) if request.client else ""
         return _respond(await intake.take(Received(webhook_id, body, headers, address)))
 
     router.add_api_route(

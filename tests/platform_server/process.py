@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,9 @@ class Process:
         ]
 
 
+_numbers = count()
+
+
 @contextmanager
 def process(
     made: Made,
@@ -68,7 +72,7 @@ def process(
     ]  # fmt: skip
     port: list[str | Path] = [] if "--port" in arguments or "--socket" in arguments else ["--port", "0"]
     database = {"DISK_IMAGE_PLATFORM_DATABASE": made.database} if made.database else {}
-    log = state.parent / f"{state.name}.log"
+    log = state.parent / f"{state.name}.{next(_numbers)}.log"
     with (
         log.open("w") as errors,
         subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -20,7 +21,7 @@ from pipelines.errors import DiskImageError
 from platform_server.errors import Invalid, StateError
 from platform_server.listening import handed_over, listen_at
 from platform_server.notify import READY, notify, watchdog_seconds
-from platform_server.proxies import Proxies, check_proxy
+from platform_server.proxies import Proxies, check_proxy, sender_of
 from platform_server.settings import Limits, limits_of
 from tests.platform_server.conftest import Made
 from tests.platform_server.process import ROOT, Process, process
@@ -226,6 +227,24 @@ def test_metrics_at_an_address_of_their_own_need_no_token(made: Made) -> None:
         assert httpx.get(f"{served.url}/metrics", trust_env=False).status_code == 401
 
 
+def test_processes_of_one_database_say_the_same_of_it_and_each_its_own_of_itself(
+    made: Made, wait_for: WaitFor
+) -> None:
+    ports = _free_port(), _free_port()
+
+    def values(port: int, prefix: str) -> list[str]:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        return [line for line in text.splitlines() if line.startswith(prefix)]
+
+    with process(made, "--metrics", str(ports[0])) as one, process(made, "--metrics", str(ports[1])):
+        for gauge in ("disk_image_publications{", "disk_image_queue_jobs{", "disk_image_ready{"):
+            assert values(ports[0], gauge) == values(ports[1], gauge) != []
+        asked = 'disk_image_http_requests_total{method="GET",route="/api/v1/system/events",status="401"}'
+        httpx.get(f"{one.url}/api/v1/system/events", trust_env=False)
+        wait_for(lambda: values(ports[0], asked) == [f"{asked} 1.0"])
+        assert values(ports[1], asked) == []
+
+
 def test_limits_are_set_by_name() -> None:
     assert limits_of([]) == Limits()
     chosen = limits_of(["connections=20", "header_seconds=0.5", "drain_seconds=0"])
@@ -271,6 +290,29 @@ def test_more_connections_than_there_may_be_are_told_to_come_later(made: Made) -
             assert third.recv(100).startswith(b"HTTP/1.1 503")
         for each in held:
             each.close()
+
+
+def test_a_connection_that_asks_nothing_more_is_closed(made: Made) -> None:
+    with (
+        process(made, "--limit", "keep_alive_seconds=1") as served,
+        socket.create_connection(("127.0.0.1", served.port), 60) as connection,
+    ):
+        assert _answers(connection)
+        assert connection.recv(100) == b""
+
+
+def test_as_many_files_may_be_open_as_connections_need(made: Made) -> None:
+    with process(made, "--limit", "connections=1500") as served:
+        soft, _ = resource.prlimit(served.popen.pid, resource.RLIMIT_NOFILE)
+    assert soft >= 2000
+
+
+def test_one_host_has_all_addresses_of_its_ipv6_network() -> None:
+    assert sender_of("2001:db8::1") == sender_of("2001:db8::ffff:ffff:ffff:ffff")
+    assert sender_of("2001:db8::1") != sender_of("2001:db8:0:1::1")
+    assert sender_of("203.0.113.7") == "203.0.113.7"
+    assert sender_of("unix") == "unix"
+    assert sender_of("no:address") == "no:address"
 
 
 def _answers(connection: socket.socket) -> bool:
