@@ -171,9 +171,8 @@ class Database:
             Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session,
         ):
             value = work(session)
-            session.flush()
-            # What the work returns stays as it is, however the commit ends.
-            session.expunge_all()
+            # The session's own end: what was returned stays as it is, however the connection's commit ends.
+            session.commit()
             return value
 
     def _run(self, group: Sequence[Unit[Any]]) -> Sequence[Unit[Any]]:

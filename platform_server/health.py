@@ -20,7 +20,7 @@ import anyio
 from anyio import to_thread
 
 from platform_server.beside import Beside
-from platform_server.migrations.run import current, newest
+from platform_server.migrations.run import current, is_compatible, newest
 from platform_server.state_folder import Platform
 from platform_server.upload_files import RESERVE
 
@@ -106,7 +106,9 @@ class Health:
             # Its text may name hosts and users, and anybody may ask.
             log.warning("the database does not answer: %s", error)
             return "no answer; the log says why"
-        return OK if found == newest() else f"expected schema {newest()}, found {found or 'none'}"
+        if found is not None and is_compatible(newest(), found):
+            return OK
+        return f"expected schema {newest()}, found {found or 'none'}"
 
     def _disk(self) -> str:  # 3
         try:

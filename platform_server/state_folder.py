@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from platform_server import webhooks
 from platform_server.accounts import first_account
 from platform_server.database import Database
 from platform_server.errors import Conflict, StateError
@@ -85,6 +86,11 @@ def open_platform(
     opened = _database(folder, database)
     try:
         require_compatible(opened)
+        if not opened.read_now(lambda session: webhooks.has_key(session, sealer)):
+            raise StateError(
+                f"{_key(folder)}: not the key that {opened.name} was used with",
+                "put back the key of this database: all its servers share one, and a backup has it",
+            )
     except BaseException:
         opened.close()
         raise

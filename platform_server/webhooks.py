@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from platform_server.deliveries import AnyRow
-from platform_server.errors import Conflict, Invalid, missing
+from platform_server.errors import Conflict, Invalid, StateError, missing
 from platform_server.events import Kind, Told, emit
 from platform_server.permissions import Caller
 from platform_server.sealing import Sealer
@@ -132,6 +132,17 @@ def secrets_of(row: AnyRow | Webhook, sealer: Sealer, at: datetime) -> list[str]
     if row.previous_secret is not None and row.previous_until is not None and at < row.previous_until:
         found.append(sealer.open(row.previous_secret, owner))
     return found
+
+
+def has_key(session: Session, sealer: Sealer) -> bool:
+    """Whether the newest webhook's secret opens, if there is one."""
+    row = session.scalars(
+        select(Webhook).where(Webhook.secret != b"").order_by(Webhook.id.desc()).limit(1)
+    ).one_or_none()
+    try:
+        return row is None or bool(sealer.open(row.secret, _owner(row)))
+    except StateError:
+        return False
 
 
 def _usable(session: Session, caller: Caller, webhook_id: UUID) -> Webhook:

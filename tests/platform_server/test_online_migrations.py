@@ -90,6 +90,7 @@ def test_servers_serve_while_the_schema_goes_forward_and_back(made: Made, clock:
                 assert said.strip() == before, wrong
                 # it is served, and served anew, whichever it is
                 made.open(settings).database.close()
+                assert all(each.get("/readyz").status_code == 200 for each in clients)
                 count = len(answers)
                 while len(answers) < count + 10:
                     time.sleep(0.05)

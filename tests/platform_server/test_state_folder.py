@@ -11,6 +11,7 @@ from platform_server.errors import StateError
 from platform_server.sealing import Sealer, make_key, read_key
 from platform_server.state_folder import initialise, open_platform
 from platform_server.tokens import authenticate
+from tests.platform_server.api import Api
 from tests.platform_server.clock import START
 from tests.platform_server.made import Made
 
@@ -79,3 +80,13 @@ def test_a_secret_opens_with_its_key_for_its_owner_alone(tmp_path: Path) -> None
     for other, owner in ((sealer, "webhook 2"), (Sealer(read_key(tmp_path / "two")), "webhook 1")):
         with pytest.raises(StateError, match="does not open"):
             other.open(sealed, owner)
+
+
+def test_the_key_of_another_database_is_refused(made: Made, api: Api) -> None:
+    """It would open none of the secrets, and seal new ones that no other server opens."""
+    api.post("/disk_image_webhooks", {"label": "pipeline"})
+    made.open().database.close()
+    make_key(made.folder / "other.key")
+    (made.folder / "other.key").replace(made.folder / "secrets.key")
+    with pytest.raises(StateError, match=r"secrets\.key: not the key that .* was used with"):
+        made.open()
