@@ -15,6 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from platform_server.metrics import LIMITED
 from platform_server.settings import Limits
 
+# As nginx counts them; requests.py says it of every connection that was lost before its answer.
+_GONE = 499
+
 
 class BodyLimits:
     """Reads at most what `Limits` allows, and no longer; an upload's bound is its route's own."""
@@ -45,6 +48,9 @@ class BodyLimits:
                 raise HTTPException(
                     408, f"expected the body within {self._limits.body_seconds:g} s, found {taken} bytes"
                 ) from None
+            if message["type"] == "http.disconnect":
+                # nobody reads it, and it is nobody's fault here
+                raise HTTPException(_GONE, "the client went away before the end of its body")
             taken += len(message.get("body", b""))
             done = not message.get("more_body", False)
             if taken > self._limits.body:

@@ -46,6 +46,7 @@ _SESSION = (
     f"-c statement_timeout={_STATEMENT}s -c lock_timeout={_LOCK}s "
     f"-c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION}s -c timezone=UTC"
 )
+_PLACE = ("host", "port", "dbname")
 # A server that is gone without a word is noticed after half a minute.
 _NETWORK = {
     "keepalives_idle": "10",
@@ -70,13 +71,18 @@ class Server:
                 "PostgreSQL's manual calls it a connection URI; without one the database is in the folder",
             )
         try:
-            return conninfo_to_dict(self.url)
+            found = conninfo_to_dict(self.url)
         except psycopg.ProgrammingError:
             # What libpq says quotes the URL, password and all.
+            found = None
+        # A password with a bare @ or / in it goes on in what libpq takes for the host, port or database. The
+        # first character of a host may be @: an abstract socket.
+        if found is None or any("@" in str(found.get(part) or "")[1:] for part in _PLACE):
             raise StateError(
                 "the database's URL can't be read (it is not shown: it may hold a password)",
                 "write postgresql://USER@HOST:PORT/DATABASE, with %XX for characters that are not letters",
-            ) from None
+            )
+        return found
 
     @property
     def has_password(self) -> bool:

@@ -29,6 +29,7 @@ SECRET = "pass%2Fword"
         ("postgresql://ci@a,b:5433/images", "postgresql://ci@a,b:5433/images"),
         ("postgresql://ci@/images?host=/run/postgresql", "postgresql://ci@%2Frun%2Fpostgresql/images"),
         ("postgresql://ci@[::1]:5433/images", "postgresql://ci@::1:5433/images"),
+        ("postgresql://ci@/images?host=@abstract", "postgresql://ci@%40abstract/images"),
         ("postgresql:///?service=platform", "postgresql:///?service=platform"),
     ],
 )
@@ -48,6 +49,10 @@ def test_a_url_is_shown_without_its_password(url: str, name: str) -> None:
         "postgresql://ci:secret@db/images?unknown=1",
         "postgresql://ci:secret%zz@db/images",
         "postgresql://ci:secret@[::1/images",
+        "postgresql://ci:p@secret@db/images",
+        "postgresql://ci:p/secret@db/images",
+        "postgresql://ci:5/secret@db/images",
+        "postgresql://ci@db:secret@db.example/images",
     ],
 )
 def test_a_url_that_cannot_be_read_is_not_shown(url: str) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from uuid import UUID
 
 import httpx
 import pytest
 
+from platform_server.api import PREFIX
 from platform_server.settings import Limits, Settings
 from platform_server.state_folder import Platform
+from tests.platform_server.conftest import Made
+from tests.platform_server.process import process
 from tests.platform_server.serving import serving, talk
 
 
@@ -123,3 +127,19 @@ def test_a_megabyte_of_headers_is_refused(address: tuple[str, int]) -> None:
 def test_what_is_no_http_gets_400(address: tuple[str, int], content: bytes) -> None:
     assert talk(address, content)[:12] in (b"HTTP/1.1 400", b"")
     assert _get(address, "/healthz").status_code == 200
+
+
+def test_a_client_that_goes_away_is_no_fault_of_the_platform(
+    made: Made, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    paths = [f"{PREFIX}/webhooks/disk_image/built/{UUID(int=1)}", f"{PREFIX}/actions/recent_events", "/mcp"]
+    with process(made) as served:
+        for path in paths:
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {made.admin_token}\r\n"
+                "Accept: application/json\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+            )
+            with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+                connection.sendall(head.encode())
+        wait_for(lambda: len(served.lines("request", status=499)) == len(paths))
+        assert [line for line in served.lines() if line["level"] == "error"] == []
