@@ -9,10 +9,11 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import event, select
+from sqlalchemy import Select, event, select
 from sqlalchemy.orm import Session
 
 from platform_server.metrics import EVENTS
+from platform_server.paging import newest_first
 from platform_server.tables import Event, NodePlatform, Publication
 
 
@@ -122,15 +123,16 @@ def recent(
     Each kind that the prefix stands for is asked for on its own, so that a rare one among a million is found
     by its index.
     """
+
+    def page(query: Select[Any], **have: Any) -> Sequence[Event]:
+        columns = {getattr(Event, name): value for name, value in have.items()}
+        return session.scalars(newest_first(query, columns, Event.id, before, limit)).all()
+
+    query = select(Event)
     kinds = [kind for kind in Kind if kind.startswith(kind_prefix)]
-    query = select(Event).where(Event.account_id == account_id).order_by(Event.id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(Event.id < before)
     if correlation_id is not None:
-        return session.scalars(
-            query.where(Event.correlation_id == correlation_id, Event.kind.in_(kinds))
-        ).all()
+        return page(query.where(Event.kind.in_(kinds)), account_id=account_id, correlation_id=correlation_id)
     if len(kinds) == len(Kind):
-        return session.scalars(query).all()
-    found = [event for kind in kinds for event in session.scalars(query.where(Event.kind == kind))]
+        return page(query, account_id=account_id)
+    found = [event for kind in kinds for event in page(query, account_id=account_id, kind=kind)]
     return sorted(found, key=lambda event: event.id, reverse=True)[:limit]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from platform_server.errors import missing
+from platform_server.paging import Column, newest_first
 from platform_server.permissions import Caller
 from platform_server.states import Status
 from platform_server.tables import NodePlatform, Publication
@@ -41,14 +43,17 @@ def listing(
     before: UUID | None = None,
 ) -> Sequence[Publication]:
     """The account's publications, the newest first."""
-    query = select(Publication).where(Publication.account_id == caller.account_id)
+    have: dict[Column, Any] = {Publication.account_id: caller.account_id}
     if platform_id is not None:
-        query = query.where(Publication.node_platform_id == platform_id)
+        owner = select(NodePlatform.id).where(
+            NodePlatform.id == platform_id, NodePlatform.account_id == caller.account_id
+        )
+        if session.scalar(owner) is None:
+            return []
+        have = {Publication.node_platform_id: platform_id}
     if status is not None:
-        query = query.where(Publication.status == status)
-    if before is not None:
-        query = query.where(Publication.id < before)
-    return session.scalars(query.order_by(Publication.id.desc()).limit(limit)).all()
+        have[Publication.status] = status
+    return session.scalars(newest_first(select(Publication), have, Publication.id, before, limit)).all()
 
 
 def defaults(session: Session, rows: Sequence[Publication]) -> frozenset[UUID]:

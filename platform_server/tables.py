@@ -216,6 +216,7 @@ class Publication(Base):
     __tablename__ = "publications"
     __table_args__ = (
         Index(None, "account_id", "id"),
+        Index(None, "account_id", "status", "id"),
         Index(None, "node_platform_id", "id"),
         Index(None, "node_platform_id", "status", "id"),
         Index(None, "status", "id"),
@@ -328,13 +329,17 @@ class Event(Base):
     """Something that happened, written in the transaction that did it."""
 
     __tablename__ = "events"
-    __table_args__ = (Index(None, "account_id", "id"), Index(None, "account_id", "kind", "id"))
+    __table_args__ = (
+        Index(None, "account_id", "id"),
+        Index(None, "account_id", "kind", "id"),
+        Index(None, "account_id", "correlation_id", "id"),
+    )
 
     account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
     kind: Mapped[str]
     severity: Mapped[str] = mapped_column(String(16))
     source: Mapped[str]
-    correlation_id: Mapped[str | None] = mapped_column(index=True)
+    correlation_id: Mapped[str | None]
     payload: Mapped[dict[str, Any]]
 
 

@@ -16,9 +16,10 @@ from urllib.parse import urlencode
 
 from bench.platform.figures import table
 from bench.platform.load import connect, receive
-from bench.platform.questions import QUESTIONS, Question
-from bench.platform.rows import History, fill
 from bench.platform.served import PREFIX, Home, Kind, Site, serving
+from platform_server.state_folder import open_platform
+from tests.platform_server.history import History, fill
+from tests.platform_server.questions import QUESTIONS, Question
 
 # publications and events
 SHORT = (1_000, 1_000)
@@ -67,7 +68,7 @@ def main(site: Site, runs: int) -> None:
     for kind in Kind:
         with ExitStack() as stack:
             homes = [site.home(kind, f"listing-{sizes[0]}") for sizes in (SHORT, LONG)]
-            histories = [fill(home, *sizes) for home, sizes in zip(homes, (SHORT, LONG), strict=True)]
+            histories = [_filled(home, *sizes) for home, sizes in zip(homes, (SHORT, LONG), strict=True)]
             short, long = (
                 _Side(history, home.token, _connected(stack, home))
                 for home, history in zip(homes, histories, strict=True)
@@ -82,6 +83,14 @@ def main(site: Site, runs: int) -> None:
         head = ("", "short: median ms", "p99 ms", "long: median ms", "p99 ms", "long / short")
         table(head, [_row(name, short.waited[name], long.waited[name]) for name in QUESTIONS])
         print("  goal: 1, whatever is asked for")
+
+
+def _filled(home: Home, publications: int, events: int) -> History:
+    opened = open_platform(home.folder, database=home.database)
+    try:
+        return fill(opened, publications, events)
+    finally:
+        opened.database.close()
 
 
 def _connected(stack: ExitStack, home: Home) -> socket.socket:

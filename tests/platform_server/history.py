@@ -1,7 +1,7 @@
 """A platform with a long history: node platforms, publications and events, inserted in bulk.
 
-The same history at each size, so that pages of it can be compared. What is rare is the oldest of it: whoever
-looks for it from the newest end passes everything else.
+The same history at each size, so that pages of it can be compared. One platform, one status and one kind of
+event have the oldest tenth and nothing since: who looks for them from the newest end passes all the rest.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from psycopg import sql
 from sqlalchemy import Table, insert, select
 from sqlalchemy.orm import Session
 
-from bench.platform.served import Home
 from platform_server.database import Database
 from platform_server.events import Kind as EventKind
 from platform_server.identifiers import new_id
-from platform_server.state_folder import Platform, open_platform
+from platform_server.state_folder import Platform
 from platform_server.states import Status
 from platform_server.tables import Account, Base, Event, NodePlatform, Publication
 
-RARE = 60
 PLATFORMS = 10
 # events that one thing caused
 TOGETHER = 5
@@ -40,23 +38,15 @@ class History:
     """What pages can be asked for: ids from the oldest to the newest, and what else names rows."""
 
     platform: UUID
-    rare_platform: UUID
+    old_platform: UUID
     publications: Sequence[UUID]
     events: Sequence[UUID]
     correlation: str
     story: str
 
 
-def fill(home: Home, publications: int, events: int) -> History:
-    """Write so much history into a platform that is not served."""
-    opened = open_platform(home.folder, database=home.database)
-    try:
-        return _fill(opened, publications, events)
-    finally:
-        opened.database.close()
-
-
-def _fill(opened: Platform, publications: int, events: int) -> History:
+def fill(opened: Platform, publications: int, events: int) -> History:
+    """Write so much history into a new platform."""
     at = datetime.now(UTC)
 
     def prepare(session: Session) -> tuple[UUID, list[UUID]]:
@@ -64,18 +54,23 @@ def _fill(opened: Platform, publications: int, events: int) -> History:
         platforms = [
             NodePlatform(
                 account_id=account, name=name, arch="amd64", trusted_registries=[],
-                disk_image_retention_count=RARE, created_at=at, updated_at=at,
+                disk_image_retention_count=3, created_at=at, updated_at=at,
             )
-            for name in ("rare", *(f"debian-{number}" for number in range(PLATFORMS)))
+            for name in ("old", *(f"debian-{number}" for number in range(PLATFORMS)))
         ]  # fmt: skip
         session.add_all(platforms)
         session.flush()
         return account, [each.id for each in platforms]
 
-    account, (rare, *platforms) = opened.database.write_now(prepare)
+    account, (old, *platforms) = opened.database.write_now(prepare)
     images = [new_id() for _ in range(publications)]
     rows = (
-        _publication(number, each, rare if number < RARE else platforms[number % PLATFORMS], account, at)
+        _publication(number, each, account, at)
+        | (
+            {"node_platform_id": old, "status": Status.PUBLISHED}
+            if number < publications // 10
+            else {"node_platform_id": platforms[number % PLATFORMS]}
+        )
         for number, each in enumerate(images)
     )
     _write(opened.database, _table(Publication), rows)
@@ -83,22 +78,21 @@ def _fill(opened: Platform, publications: int, events: int) -> History:
     story = str(new_id())
     things = [story if number % STORY == 0 else str(new_id()) for number in range(events // TOGETHER + 1)]
     told = (
-        _event(number, each, account, things[number // TOGETHER], at) for number, each in enumerate(happened)
+        _event(number, each, account, things[number // TOGETHER], at)
+        | ({"kind": EventKind.SECRET_ROTATED} if number < events // 10 else {})
+        for number, each in enumerate(happened)
     )
     _write(opened.database, _table(Event), told)
     one = len(things) // 2 // STORY * STORY + 1
-    return History(platforms[0], rare, images, happened, things[one], story)
+    return History(platforms[0], old, images, happened, things[one], story)
 
 
-def _publication(number: int, id_: UUID, platform: UUID, account: UUID, at: datetime) -> dict[str, Any]:
+def _publication(number: int, id_: UUID, account: UUID, at: datetime) -> dict[str, Any]:
     sha = hashlib.sha256(str(number).encode()).hexdigest()
-    if number < RARE:
-        status = Status.PUBLISHED
-    else:
-        status = {0: Status.FAILED, 1: Status.RETIRED}.get(number // PLATFORMS % 10, Status.PURGED)
+    status = {0: Status.FAILED, 1: Status.RETIRED}.get(number // PLATFORMS % 10, Status.PURGED)
     is_good = status is not Status.FAILED
     return {
-        "id": id_, "created_at": at, "account_id": account, "node_platform_id": platform,
+        "id": id_, "created_at": at, "account_id": account,
         "correlation_id": str(id_), "status": status, "arch": "amd64", "git_sha": sha[:40],
         "oci_ref": "registry.example/os/debian:13", "oci_digest": f"sha256:{sha}", "sha256": sha,
         "size_bytes": 400_000_000, "payload": {"platform_slug": "debian", "git_sha": sha[:40]},
@@ -115,10 +109,7 @@ def _publication(number: int, id_: UUID, platform: UUID, account: UUID, at: date
 
 
 def _event(number: int, id_: UUID, account: UUID, correlation: str, at: datetime) -> dict[str, Any]:
-    if number < RARE:
-        kind = EventKind.SECRET_ROTATED
-    else:
-        kind = EventKind.PUBLISH_FAILED if number % 10 == 0 else EventKind.PUBLISHED
+    kind = EventKind.PUBLISH_FAILED if number % 10 == 0 else EventKind.PUBLISHED
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     return {
         "id": id_, "created_at": at, "account_id": account, "kind": kind, "severity": "low",

@@ -1,5 +1,5 @@
 """What listings are asked: both ends of each list and its middle, and each filter, for what is common, for
-what is rare and oldest, and for what is not there.
+what is oldest, and for what is not there.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from bench.platform.rows import PLATFORMS, RARE, STORY, TOGETHER, History
+from tests.platform_server.history import PLATFORMS, STORY, TOGETHER, History
 
 PAGE = 50
 
@@ -51,8 +51,8 @@ def _none(history: History) -> Question:
     return Question(_of_platform(history), {"status": "published"}, rows=0)
 
 
-def _rare_platform(history: History) -> Question:
-    return Question(f"/node_platforms/{history.rare_platform}/disk_image_publications")
+def _old_platform(history: History) -> Question:
+    return Question(f"/node_platforms/{history.old_platform}/disk_image_publications")
 
 
 def _action(rows: int = PAGE, **body: Any) -> _Asks:
@@ -82,14 +82,14 @@ _PUBLISHED = "system.disk_image_published"
 QUESTIONS: Mapping[str, _Asks] = {
     "publications of a platform": _publications(),
     "… in the middle": _publications(_middle),
-    "… the last page": _publications(lambda ids: ids[RARE + PAGE * PLATFORMS]),
+    "… the last page": _publications(lambda ids: ids[len(ids) // 10 + PAGE * PLATFORMS]),
     "… of a common status": _publications(status="purged"),
     "… of a common status, in the middle": _publications(_middle, status="purged"),
     "… of a status that none has": _none,
-    "… of a platform long unused": _rare_platform,
+    "… of a platform long unused": _old_platform,
     "publications, by action": _action(),
     "… of a common status, by action": _action(status="purged"),
-    "… of a rare status, by action": _action(status="published"),
+    "… of an old status, by action": _action(status="published"),
     "… of a status that none has, by action": _action(0, status="queued"),
     "node platforms": lambda _: Question("/node_platforms", name="node_platforms", rows=PLATFORMS + 1),
     "events": _events(),
@@ -98,7 +98,7 @@ QUESTIONS: Mapping[str, _Asks] = {
     "events of a common kind": _events(kind_prefix=_PUBLISHED),
     "events of a common kind, in the middle": _events(_middle, kind_prefix=_PUBLISHED),
     "events of two kinds, in the middle": _events(_middle, kind_prefix="system.disk_image_publish"),
-    "events of a rare kind": _events(kind_prefix="system.disk_image_webhook"),
+    "events of an old kind": _events(kind_prefix="system.disk_image_webhook"),
     "events of a kind that none has": _events(rows=0, kind_prefix="system.disk_image_rolled_back"),
     "events of one correlation id": _of_one,
     "events of a correlation id that none has": _events(rows=0, correlation_id="none"),
