@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from platform_server.errors import missing
@@ -80,13 +80,13 @@ class Newest:
 
 def newest(session: Session, platform_id: UUID) -> Newest:
     """The newest publication that is no duplicate, and the last one that was published, pinned."""
-    rows = select(Publication).where(Publication.node_platform_id == platform_id)
-    last = session.scalars(
-        rows.where(Publication.duplicate_of_id.is_(None)).order_by(Publication.id.desc()).limit(1)
-    ).first()
-    good = session.scalars(
-        rows.where(Publication.status == Status.PUBLISHED).order_by(Publication.id.desc()).limit(1)
-    ).first()
+
+    def first(query: Select[Any], have: Mapping[Column, Any]) -> Publication | None:
+        return session.scalars(newest_first(query, have, Publication.id, None, 1)).first()
+
+    rows, have = select(Publication), {Publication.node_platform_id: platform_id}
+    last = first(rows.where(Publication.duplicate_of_id.is_(None)), have)
+    good = first(rows, {**have, Publication.status: Status.PUBLISHED})
     return Newest(
         "none" if last is None else last.status,
         last.error_message if last is not None and last.status is Status.FAILED else None,
