@@ -1,18 +1,17 @@
-"""Events: written with what they tell, and found by prefix and page however many there are."""
+"""Events: written with what they tell, and found by prefix and page."""
 
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from platform_server.events import Kind, Told, emit, recent
+from platform_server.events import Kind, Told, emit
 from platform_server.identifiers import new_id
 from platform_server.state_folder import Platform
 from platform_server.tables import Event
 from tests.platform_server.api import Api
 from tests.platform_server.clock import Clock
-from tests.platform_server.plans import Step, plans
 from tests.platform_server.rows import first_account_id
 
 
@@ -54,32 +53,6 @@ def test_events_are_found_by_the_start_of_their_kind(api: Api, platform: Platfor
 def test_another_account_has_its_own_events(api: Api, other: Api, platform: Platform, clock: Clock) -> None:
     _fill(platform, clock, 2)
     assert other.get("/events")["events"] == []
-
-
-def test_a_page_reads_as_many_rows_wherever_it_is(platform: Platform, clock: Clock) -> None:
-    """The database looks at no more than the page's rows, also for a rare kind and far back."""
-    _fill(platform, clock, 20_000)
-    # as the database does by itself, a while later
-    platform.database.write_now(lambda on: on.execute(text("ANALYZE")))
-    account = platform.database.read_now(first_account_id)
-    seen: dict[str, list[Step]] = {}
-
-    def explain(session: Session) -> None:
-        with plans(session.connection()) as found:
-            half = recent(session, account, limit=1, kind_prefix=Kind.PUBLISHED)[0].id
-            recent(session, account, limit=50, before=half)
-            recent(session, account, limit=50, kind_prefix="system.disk_image", before=half)
-            recent(session, account, limit=50, kind_prefix=Kind.ROLLED_BACK)
-            recent(session, account, limit=50, correlation_id="one")
-        seen.update(found)
-
-    platform.database.read_now(explain)
-    assert len(seen) == 4
-    for step in (step for steps in seen.values() for step in steps):
-        assert step.what.startswith(("SEARCH events USING INDEX", "Index Scan", "Limit")) or (
-            "correlation" in str(seen)
-        )
-        assert step.rows <= 50
 
 
 def test_the_action_gives_recent_events(api: Api, other: Api, platform: Platform, clock: Clock) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-import pytest
 from sqlalchemy import Connection, event
 
 from platform_server.state_folder import Platform
@@ -58,9 +57,6 @@ def work(platform: Platform) -> Iterator[list[int]]:
     event.remove(platform.database.engine, "before_cursor_execute", executed)
 
 
-@pytest.mark.parametrize(
-    "made", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
-)
 def test_a_page_costs_the_same_wherever_it_is(api: Api, platform: Platform) -> None:
     history = fill(platform, PUBLICATIONS, EVENTS)
     most = INSTRUCTIONS if platform.database.is_sqlite else BLOCKS
