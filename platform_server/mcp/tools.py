@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -95,7 +94,6 @@ def refused(error: Refused) -> CallToolResult:
     )
 
 
-@cache
 def _result(action: Action) -> type[BaseModel]:
     """The model of an action's answer over MCP, where a secret may be null."""
     if action.secret is None:

@@ -15,8 +15,16 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from tests.platform_server.conftest import Made
+
 ROOT = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-m", "pipelines", "platform")
+
+
+def options(made: Made) -> list[str]:
+    """The platform's folder and database as arguments."""
+    database = [] if made.database is None else ["--database", made.database]
+    return ["--state", str(made.folder), *database]
 
 
 @dataclass
@@ -56,10 +64,15 @@ async def over_http(
 
 @asynccontextmanager
 async def over_stdio(
-    state: Path, token: str, *arguments: str, errors: TextIO, wire: Path | None = None, mode: Any = "auto"
+    made: Made,
+    *arguments: str,
+    errors: TextIO,
+    token: str | None = None,
+    wire: Path | None = None,
+    mode: Any = "auto",
 ) -> AsyncIterator[Client]:
     """The client of `disk-image platform mcp`; what goes over the pipes goes to files in `wire`."""
-    command = [*COMMAND, "mcp", "--state", str(state), *arguments]
+    command = [*COMMAND, "mcp", *options(made), *arguments]
     if wire is not None:
         tee = f'tee {wire}/sent | "$@" | tee {wire}/answered'
         command = ["sh", "-c", tee, "sh", *command]
@@ -67,7 +80,7 @@ async def over_stdio(
         command=command[0],
         args=command[1:],
         cwd=ROOT,
-        env={**os.environ, "DISK_IMAGE_PLATFORM_TOKEN": token},
+        env={**os.environ, "DISK_IMAGE_PLATFORM_TOKEN": token or made.admin_token},
     )
     async with Client(stdio_client(server, errlog=errors), mode=mode) as client:
         yield client

@@ -27,7 +27,7 @@ from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import Clock
 from tests.platform_server.conftest import Made
 from tests.platform_server.mcp.conftest import Served
-from tests.platform_server.mcp.connecting import COMMAND, ROOT, Wire, call, over_http, over_stdio
+from tests.platform_server.mcp.connecting import COMMAND, ROOT, Wire, call, options, over_http, over_stdio
 
 # Each action that makes a secret, its arguments, and the field that has it.
 MAKERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -51,14 +51,14 @@ def secrets_of(answer: Any) -> str:
     return f"/secrets/{answer['read_secret_once']['secret_id']}"
 
 
-def command(answer: Any, token: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(answer: Any, token: str) -> subprocess.CompletedProcess[str]:
     """Run the command that an answer names."""
     words = shlex.split(answer["read_secret_once"]["command"])
     assert words[:2] == ["disk-image", "platform"]
     return subprocess.run(
         [*COMMAND, *words[2:]],
         cwd=ROOT,
-        env={**os.environ, "DISK_IMAGE_PLATFORM_TOKEN": token, **environment},
+        env={**os.environ, "DISK_IMAGE_PLATFORM_TOKEN": token},
         capture_output=True,
         text=True,
         check=False,
@@ -100,7 +100,7 @@ def test_no_byte_over_http_and_no_line_of_the_log_has_a_secret(
 def test_no_byte_over_stdio_has_a_secret(made: Made, tmp_path: Path) -> None:
     async def session() -> Any:
         with (tmp_path / "errors").open("w") as errors:
-            async with over_stdio(made.folder, made.admin_token, errors=errors, wire=tmp_path) as client:
+            async with over_stdio(made, errors=errors, wire=tmp_path) as client:
                 return [await call(client, maker, **MAKERS[maker][0]) for maker in MAKERS]
 
     answers = anyio.run(session)
@@ -179,6 +179,7 @@ def test_a_secret_that_nobody_reads_is_deleted(served: Served, rest: Api, clock:
     assert rows(served.platform) == []
 
 
+@pytest.mark.parametrize("made", ["sqlite"], indirect=True)
 def test_a_secret_at_rest_is_sealed_and_gone_when_it_was_read(served: Served, rest: Api, made: Made) -> None:
     secret = rest.post(secrets_of(made_by(served)))["secret"]
     (row,) = rows(served.platform)
@@ -215,12 +216,9 @@ def rows(platform: Platform) -> list[SecretPickup]:
 def test_an_id_that_is_none_of_a_secret_is_refused(
     served: Served, made: Made, where: str, secret_id: str, says: str
 ) -> None:
-    place = str(made.folder) if where == "--state" else served.url
-    answer = {
-        "read_secret_once": {
-            "command": shlex.join(["disk-image", "platform", "secret", secret_id, where, place])
-        }
-    }
+    place = options(made) if where == "--state" else [where, served.url]
+    words = ["disk-image", "platform", "secret", *place, secret_id]
+    answer = {"read_secret_once": {"command": shlex.join(words)}}
     done = command(answer, served.token)
     assert done.returncode in (1, 2)
     assert done.stdout == ""
@@ -231,7 +229,7 @@ def test_an_id_that_is_none_of_a_secret_is_refused(
 
 def test_secrets_are_shown_where_standard_error_is_a_terminal(made: Made) -> None:
     async def session(errors: Any) -> Any:
-        async with over_stdio(made.folder, made.admin_token, "--show-secrets", errors=errors) as client:
+        async with over_stdio(made, "--show-secrets", errors=errors) as client:
             return [(await call(client, maker, **MAKERS[maker][0])) for maker in MAKERS]
 
     controller, terminal = pty.openpty()
@@ -244,7 +242,7 @@ def test_secrets_are_shown_where_standard_error_is_a_terminal(made: Made) -> Non
 
 def test_secrets_are_not_shown_where_nobody_looks_on(made: Made) -> None:
     done = subprocess.run(
-        [*COMMAND, "mcp", "--state", str(made.folder), "--show-secrets"],
+        [*COMMAND, "mcp", *options(made), "--show-secrets"],
         cwd=ROOT,
         env={**os.environ, "DISK_IMAGE_PLATFORM_TOKEN": made.admin_token},
         stdin=subprocess.DEVNULL,

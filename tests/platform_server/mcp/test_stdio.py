@@ -23,7 +23,7 @@ from platform_server.permissions import Caller, Permission
 from platform_server.state_folder import Platform
 from platform_server.tokens import authenticate
 from tests.platform_server.conftest import Made
-from tests.platform_server.mcp.connecting import COMMAND, ROOT, call, over_stdio, refusal
+from tests.platform_server.mcp.connecting import COMMAND, ROOT, call, options, over_stdio, refusal
 
 HELLO = {
     "jsonrpc": "2.0",
@@ -45,9 +45,8 @@ CALL = {
 
 def start(made: Made, *arguments: str, token: str | None = None) -> subprocess.Popen[bytes]:
     """The command, with a token or the administrator's; an empty one is none."""
-    database = [] if made.database is None else ["--database", made.database]
     return subprocess.Popen(
-        [*COMMAND, "mcp", "--state", made.folder, *database, *arguments],
+        [*COMMAND, "mcp", *options(made), *arguments],
         cwd=ROOT,
         env={**os.environ, "DISK_IMAGE_PLATFORM_TOKEN": made.admin_token if token is None else token},
         stdin=subprocess.PIPE,
@@ -148,7 +147,7 @@ def test_a_revoked_token_and_a_missing_permission_end_a_call(made: Made, platfor
 
     async def session() -> None:
         with open(os.devnull, "w") as errors:  # noqa: ASYNC230
-            async with over_stdio(made.folder, token, errors=errors) as client:
+            async with over_stdio(made, errors=errors, token=token) as client:
                 assert [tool.name for tool in (await client.list_tools()).tools] == ["recent_events"]
                 assert (await call(client, "recent_events"))["count"] == 0
                 assert "lacks the permission" in await refusal(client, "system_list_ci_workers")
@@ -188,7 +187,7 @@ def test_the_page_that_says_how_to_connect_is_right(made: Made, platform: Platfo
 
     async def session() -> dict[str, Any]:
         with open(os.devnull, "w") as errors:  # noqa: ASYNC230
-            async with over_stdio(made.folder, made.admin_token, *words[4:], errors=errors) as client:
+            async with over_stdio(made, *words[4:], errors=errors) as client:
                 return await call(client, "provision_disk_image_webhook", label="pipeline")
 
     answer = anyio.run(session)

@@ -53,9 +53,7 @@ def connect(request: pytest.FixtureRequest, running: Process, made: Made) -> Con
             async with over_http(running.url, made.admin_token, mode=mode) as client:
                 yield client
         else:
-            async with over_stdio(
-                made.folder, made.admin_token, "--public-url", running.url, errors=log, mode=mode
-            ) as client:
+            async with over_stdio(made, "--public-url", running.url, errors=log, mode=mode) as client:
                 yield client
 
     return connected
