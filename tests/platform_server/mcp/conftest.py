@@ -11,7 +11,7 @@ import pytest
 from platform_server.accounts import user_token
 from platform_server.state_folder import Platform
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 from tests.platform_server.serving import serving
 
 

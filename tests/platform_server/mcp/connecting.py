@@ -15,16 +15,10 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 
 ROOT = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-m", "pipelines", "platform")
-
-
-def options(made: Made) -> list[str]:
-    """The platform's folder and database as arguments."""
-    database = [] if made.database is None else ["--database", made.database]
-    return ["--state", str(made.folder), *database]
 
 
 @dataclass
@@ -72,7 +66,7 @@ async def over_stdio(
     mode: Any = "auto",
 ) -> AsyncIterator[Client]:
     """The client of `disk-image platform mcp`; what goes over the pipes goes to files in `wire`."""
-    command = [*COMMAND, "mcp", *options(made), *arguments]
+    command = [*COMMAND, "mcp", *made.argv, *arguments]
     if wire is not None:
         tee = f'tee {wire}/sent | "$@" | tee {wire}/answered'
         command = ["sh", "-c", tee, "sh", *command]

@@ -19,7 +19,7 @@ from platform_server.action_table import ACTIONS
 from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 from tests.platform_server.mcp.conftest import Served
 from tests.platform_server.mcp.connecting import call, over_http, refusal
 from tests.platform_server.published import Publish

@@ -25,9 +25,9 @@ from platform_server.state_folder import Platform
 from platform_server.tables import SecretPickup
 from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import Clock
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 from tests.platform_server.mcp.conftest import Served
-from tests.platform_server.mcp.connecting import COMMAND, ROOT, Wire, call, options, over_http, over_stdio
+from tests.platform_server.mcp.connecting import COMMAND, ROOT, Wire, call, over_http, over_stdio
 
 # Each action that makes a secret, its arguments, and the field that has it.
 MAKERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -135,9 +135,6 @@ def platform_id_of(rest: Api) -> Callable[[str], str]:
     return lambda name: str(rest.post("/node_platforms", {"node_platform": {"name": name}})["id"])
 
 
-@pytest.mark.parametrize(
-    "made", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
-)
 def test_a_secret_is_read_once_however_many_read_at_once(served: Served, rest: Api) -> None:
     path = secrets_of(made_by(served))
     with ThreadPoolExecutor(16) as pool:
@@ -179,13 +176,12 @@ def test_a_secret_that_nobody_reads_is_deleted(served: Served, rest: Api, clock:
     assert rows(served.platform) == []
 
 
-@pytest.mark.parametrize("made", ["sqlite"], indirect=True)
 def test_a_secret_at_rest_is_sealed_and_gone_when_it_was_read(served: Served, rest: Api, made: Made) -> None:
     secret = rest.post(secrets_of(made_by(served)))["secret"]
     (row,) = rows(served.platform)
     assert row.sealed is None
     assert row.read_at == served.platform.clock()
-    assert not any(secret.encode() in each.read_bytes() for each in made.folder.glob("platform.db*"))
+    assert secret.encode() not in made.content()
 
 
 def test_a_secret_copied_to_another_row_does_not_open(served: Served, rest: Api, clock: Clock) -> None:
@@ -216,7 +212,7 @@ def rows(platform: Platform) -> list[SecretPickup]:
 def test_an_id_that_is_none_of_a_secret_is_refused(
     served: Served, made: Made, where: str, secret_id: str, says: str
 ) -> None:
-    place = options(made) if where == "--state" else [where, served.url]
+    place = list(made.argv) if where == "--state" else [where, served.url]
     words = ["disk-image", "platform", "secret", *place, secret_id]
     answer = {"read_secret_once": {"command": shlex.join(words)}}
     done = command(answer, served.token)
@@ -242,7 +238,7 @@ def test_secrets_are_shown_where_standard_error_is_a_terminal(made: Made) -> Non
 
 def test_secrets_are_not_shown_where_nobody_looks_on(made: Made) -> None:
     done = subprocess.run(
-        [*COMMAND, "mcp", *options(made), "--show-secrets"],
+        [*COMMAND, "mcp", *made.argv, "--show-secrets"],
         cwd=ROOT,
         env={**os.environ, "DISK_IMAGE_PLATFORM_TOKEN": made.admin_token},
         stdin=subprocess.DEVNULL,

@@ -17,15 +17,12 @@ from platform_server.errors import Unavailable
 from platform_server.logs import LogFormat
 from platform_server.mcp import server
 from tests.platform_server.api import Api
-from tests.platform_server.conftest import Made
+from tests.platform_server.made import Made
 from tests.platform_server.mcp.conftest import Served
 from tests.platform_server.mcp.connecting import call, over_http, refusal
 from tests.platform_server.serving import serving
 
 
-@pytest.mark.parametrize(
-    "made", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
-)
 def test_any_process_answers_any_request(served: Served, made: Made) -> None:
     second = made.open(replace(served.platform.settings), served.platform.clock)
     with serving(second) as (host, port):

@@ -22,8 +22,8 @@ from platform_server.mcp.server import require_user
 from platform_server.permissions import Caller, Permission
 from platform_server.state_folder import Platform
 from platform_server.tokens import authenticate
-from tests.platform_server.conftest import Made
-from tests.platform_server.mcp.connecting import COMMAND, ROOT, call, options, over_stdio, refusal
+from tests.platform_server.made import Made
+from tests.platform_server.mcp.connecting import COMMAND, ROOT, call, over_stdio, refusal
 
 HELLO = {
     "jsonrpc": "2.0",
@@ -46,7 +46,7 @@ CALL = {
 def start(made: Made, *arguments: str, token: str | None = None) -> subprocess.Popen[bytes]:
     """The command, with a token or the administrator's; an empty one is none."""
     return subprocess.Popen(
-        [*COMMAND, "mcp", *options(made), *arguments],
+        [*COMMAND, "mcp", *made.argv, *arguments],
         cwd=ROOT,
         env={**os.environ, "DISK_IMAGE_PLATFORM_TOKEN": made.admin_token if token is None else token},
         stdin=subprocess.PIPE,

@@ -17,8 +17,8 @@ import pytest
 from mcp import Client
 
 from tests.platform_server.api import Api, Pipeline
-from tests.platform_server.conftest import Made
 from tests.platform_server.images import Images
+from tests.platform_server.made import Made
 from tests.platform_server.mcp.connecting import COMMAND, ROOT, call, over_http, over_stdio, refusal
 from tests.platform_server.process import Process, process
 from tests.platform_server.verifying import POLICY
