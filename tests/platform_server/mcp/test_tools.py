@@ -66,6 +66,7 @@ def _constants(schema: dict[str, Any]) -> set[str]:
     return {name for name, rule in schema["properties"].items() if "const" in rule}
 
 
+@pytest.mark.parametrize("made", ["sqlite"], indirect=True)
 def test_the_whole_list_is_as_reviewed(served: Served, snapshot: SnapshotAssertion) -> None:
     tools = listed(served, served.token)
     assert [
