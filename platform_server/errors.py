@@ -125,12 +125,14 @@ def broken_rule(found: Mapping[str, Any], inside: int = 0) -> Invalid:
     field = ".".join(
         str(part) if _FIELD.fullmatch(str(part)) else shown(part) for part in place[inside:] or place[:1]
     )
+    # pydantic quotes what breaks a rule as it is
+    rule = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in found["msg"])
     value = "" if found["type"] == "missing" else f", found {shown(found.get('input'))}"
     return Invalid(
-        what=f"{field or 'parameters'}: {found['msg']}{value}",
+        what=f"{field or 'parameters'}: {rule}{value}",
         field=field,
         value=found.get("input"),
-        rule=found["msg"],
+        rule=rule,
     )
 
 

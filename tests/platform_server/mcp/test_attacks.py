@@ -134,6 +134,7 @@ def test_ids_of_another_account_are_not_there(
         ("recent_events", {"kind_prefix": ["system"]}, "kind_prefix"),
         ("recent_events", {"kind_prefix": "x" * 200_000}, "kind_prefix"),
         ("recent_events", {"account_id": NOBODY}, "account_id"),
+        ("system_rollback_disk_image", {"node_platform_id": "\x1b[2J\n"}, "\\x1b"),
         ("recent_events", {"x" * 200_000: 1}, "xxx"),
         ("recent_events", {"\n\u202e": 1}, "\\n\\u202e"),
         ("system_rollback_disk_image", {"node_platform_id": "../../etc/passwd"}, "node_platform_id"),
@@ -173,6 +174,7 @@ def test_arguments_that_are_wrong_say_what_rest_says(
     (content,) = result["content"]
     assert content["text"] == f"{rest.json()['error']}\n{rest.json()['hint']}"
     assert field in content["text"]
+    assert all(line.isprintable() for line in content["text"].split("\n"))
     assert len(content["text"]) < 500
     assert "Traceback" not in answer.text
 

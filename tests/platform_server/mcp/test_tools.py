@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp.types import Tool
 from syrupy.assertion import SnapshotAssertion
@@ -104,6 +104,7 @@ _JSON = st.recursive(
 _FIELDS = sorted({name for action in ACTIONS.values() for name in action.params.model_fields})
 
 
+@settings(max_examples=500)
 @given(
     name=st.sampled_from(sorted(ACTIONS)),
     given_=st.dictionaries(st.sampled_from(_FIELDS) | st.text(), _JSON, max_size=4),
