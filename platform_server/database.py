@@ -105,6 +105,12 @@ class Database:
         return self._patiently(lambda: self._alone(work))
 
     @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that reads one state of the database for as long as it is held."""
+        with self._readers.connect() as connection:
+            yield connection
+
+    @contextmanager
     def migrating(self, patience: float = 1.0) -> Iterator[Connection]:
         """One transaction on a connection of its own, in which tables may be made anew; one at a time. It
         waits for a table that is in use for `patience` seconds, and whoever comes then waits behind it.

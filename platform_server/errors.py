@@ -2,6 +2,7 @@
 
     DiskImageError            a failure with what to do about it (pipelines.errors)
     ├── StateError            the state folder or its database can't be used
+    ├── BackupError           a backup can't be made, or is not one to restore
     └── Refused               a request that is not carried out; `status` is the HTTP status
         ├── Invalid           422: `field`, `value` and `rule`
         ├── Unauthenticated   401: no token, or none that is known
@@ -31,6 +32,10 @@ _FIELD = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 class StateError(DiskImageError):
     """The state folder, its key or its database is missing, out of reach, foreign, or has another schema."""
+
+
+class BackupError(DiskImageError):
+    """A backup can't be made, or is damaged, tampered with, foreign, or not for this place."""
 
 
 class Refused(DiskImageError):

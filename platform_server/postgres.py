@@ -169,6 +169,11 @@ def begin_migration(connection: Connection, patience: float) -> None:
         connection.exec_driver_sql(statement)
 
 
+def primary(error: DBAPIError) -> str:
+    """What the server says first: without the values that it quotes after that."""
+    return error.orig.diag.message_primary or "" if isinstance(error.orig, psycopg.Error) else ""
+
+
 def lost(error: DBAPIError) -> bool:
     """Whether there is no connection any more, or there never was one: what ran on it is undone, unless it
     was a commit.

@@ -56,12 +56,12 @@ def initialise(folder: Path, at: datetime, database: str | None = None) -> str:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "uploads").mkdir(mode=0o700, exist_ok=True)
-        make_key(_key(folder))
+        make_key(key_file(folder))
     except OSError as error:
         raise StateError(
             f"{folder}: {error.strerror or error}", "name a folder that can be written"
         ) from None
-    opened = _database(folder, database)
+    opened = open_database(folder, database)
     try:
         migrate(opened)
         return opened.write_now(lambda session: first_account(session, at))
@@ -82,13 +82,13 @@ def open_platform(
     schema is another one.
     """
     _require(folder, database)
-    sealer = Sealer(read_key(_key(folder)))
-    opened = _database(folder, database)
+    sealer = Sealer(read_key(key_file(folder)))
+    opened = open_database(folder, database)
     try:
         require_compatible(opened)
         if not opened.read_now(lambda session: webhooks.has_key(session, sealer)):
             raise StateError(
-                f"{_key(folder)}: not the key that {opened.name} was used with",
+                f"{key_file(folder)}: not the key that {opened.name} was used with",
                 "put back the key of this database: all its servers share one, and a backup has it",
             )
     except BaseException:
@@ -100,7 +100,7 @@ def open_platform(
 def migrate_folder(folder: Path, revision: str, database: str | None = None) -> str | None:
     """Migrate the platform in `folder`; the revision before."""
     _require(folder, database)
-    opened = _database(folder, database)
+    opened = open_database(folder, database)
     try:
         return migrate(opened, revision)
     finally:
@@ -109,20 +109,21 @@ def migrate_folder(folder: Path, revision: str, database: str | None = None) -> 
 
 def _require(folder: Path, database: str | None) -> None:
     """Raise StateError where there is no platform, or its server does not answer."""
-    if database is None and not _file(folder).is_file():
+    if database is None and not database_file(folder).is_file():
         raise StateError(
             f"{folder}: no platform's state",
             f"disk-image platform init --state {folder}, or name its database with --database",
         )
     if database is not None:
-        read_key(_key(folder))
+        read_key(key_file(folder))
         Server(database).require()
 
 
-def _database(folder: Path, database: str | None) -> Database:
+def open_database(folder: Path, database: str | None) -> Database:
+    """The folder's database or the one elsewhere, whatever is in it. SQLite's file is made."""
     if database is not None:
         return Database(database)
-    file = _file(folder)
+    file = database_file(folder)
     # SQLite would make it readable for everyone, by the umask. One that is there is left alone: to close it
     # would end the locks that this process has on it (SQLite, "How To Corrupt", 2.2).
     with suppress(FileExistsError):
@@ -130,9 +131,11 @@ def _database(folder: Path, database: str | None) -> Database:
     return Database(f"sqlite:///{file.absolute()}")
 
 
-def _file(folder: Path) -> Path:
+def database_file(folder: Path) -> Path:
+    """The folder's own database."""
     return folder / "platform.db"
 
 
-def _key(folder: Path) -> Path:
+def key_file(folder: Path) -> Path:
+    """The key that seals secrets."""
     return folder / "secrets.key"

@@ -154,7 +154,7 @@ async def sweep(platform: Platform) -> int:
     before = at - platform.settings.schedule.upload
     failed = await platform.database.write(lambda on: uploads.expire(on, before, at))
     # listed before the rows are read: what comes later has a row by then
-    files = await to_thread.run_sync(_kept, platform.uploads)
+    files = await to_thread.run_sync(kept, platform.uploads)
     needed = await platform.database.read(lambda on: uploads.needed(on, sorted(files)))
     await to_thread.run_sync(_delete, [files[each] for each in files.keys() - needed])
     await to_thread.run_sync(_delete, await to_thread.run_sync(_left_parts, platform.uploads, before))
@@ -169,7 +169,8 @@ async def sweep_always(platform: Platform) -> None:
         await anyio.sleep(platform.settings.schedule.upload.total_seconds() / 4)
 
 
-def _kept(folder: Path) -> dict[UUID, Path]:
+def kept(folder: Path) -> dict[UUID, Path]:
+    """The uploaded images that are in the folder."""
     return {UUID(found[1]): path for path in folder.iterdir() if (found := _NAME.fullmatch(path.name))}
 
 

@@ -22,6 +22,8 @@ def declare(verbs: Verbs) -> None:
     _retention(actions)
     _mcp(actions)
     _secret(actions)
+    _backup(actions)
+    _restore(actions)
 
 
 def _action(actions: Verbs, name: str, does: str, example: str) -> Parser:
@@ -169,6 +171,34 @@ def _secret(actions: Verbs) -> None:
     _database(secret)
     secret.add_argument(
         "--ca-file", type=Path, metavar="PEM", help="trust this authority besides the system's"
+    )
+
+
+def _backup(actions: Verbs) -> None:
+    backup = _action(
+        actions, "backup", "write the whole platform into one file", "--state platform platform.backup"
+    )
+    backup.add_argument("file", type=Path, metavar="FILE", help="a new file, which only its owner can read")
+    backup.add_argument(
+        "--without-key",
+        action="store_true",
+        help="leave out the key that opens secrets: restore then asks for it",
+    )
+
+
+def _restore(actions: Verbs) -> None:
+    restore = _action(
+        actions, "restore", "make a platform of a backup, where there is none", "--state new platform.backup"
+    )
+    restore.add_argument("file", type=Path, metavar="FILE", help="what backup wrote, of either database")
+    restore.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="the platform's secrets.key, for a backup that has none or may have been changed",
+    )
+    restore.add_argument(
+        "--dry-run", action="store_true", help="check the backup and the place, and change nothing"
     )
 
 

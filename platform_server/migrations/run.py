@@ -49,7 +49,7 @@ def newest() -> str:
 def current(database: Database) -> str | None:
     """The database's revision; None when it is empty."""
     with database.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return revision_of(connection)
 
 
 def require_compatible(database: Database) -> None:
@@ -92,24 +92,38 @@ def migrate(database: Database, revision: str = "head") -> str | None:
 
 
 def _migrate(database: Database, revision: str, wait: float) -> str | None:
-    scripts = _scripts()
-    known = [script.revision for script in scripts.walk_revisions()]
-    wanted = scripts.get_current_head() if revision == "head" else None if revision == "base" else revision
     with database.migrating(wait) as connection:
-        before = MigrationContext.configure(connection).get_current_revision()
-        for each in (before, wanted):
-            if each is not None and each not in known:
-                raise StateError(
-                    f"{database.name}: revision {each} is not one of this program's ({', '.join(known)})",
-                    "use the program that made this schema, or a newer one",
-                )
-        config = _config()
-        config.attributes["connection"] = connection
-        if wanted is not None and (before is None or known.index(wanted) <= known.index(before)):
-            command.upgrade(config, wanted)
-        else:
-            command.downgrade(config, wanted or "base")
-        _check_references(connection)
+        return migrate_in(connection, database.name, revision)
+
+
+def revision_of(connection: Connection) -> str | None:
+    """`current`, on a connection."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def known_revisions() -> list[str]:
+    """The revisions of this program, the newest first."""
+    return [script.revision for script in _scripts().walk_revisions()]
+
+
+def migrate_in(connection: Connection, name: str, revision: str = "head") -> str | None:
+    """`migrate` of the database `name` in the connection's transaction, which the caller commits."""
+    known = known_revisions()
+    wanted = newest() if revision == "head" else None if revision == "base" else revision
+    before = revision_of(connection)
+    for each in (before, wanted):
+        if each is not None and each not in known:
+            raise StateError(
+                f"{name}: revision {each} is not one of this program's ({', '.join(known)})",
+                "use the program that made this schema, or a newer one",
+            )
+    config = _config()
+    config.attributes["connection"] = connection
+    if wanted is not None and (before is None or known.index(wanted) <= known.index(before)):
+        command.upgrade(config, wanted)
+    else:
+        command.downgrade(config, wanted or "base")
+    check_references(connection)
     return before
 
 
@@ -125,9 +139,9 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
-def _check_references(connection: Connection) -> None:
-    """SQLite's foreign keys are off while tables are made anew."""
+def check_references(connection: Connection) -> None:
+    """Raise StateError for one that leads nowhere: SQLite's are not looked at while tables are made anew."""
     if connection.dialect.name == "sqlite":
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
         if broken:
-            raise StateError(f"the migration would break references: {broken[:3]}", "report this")
+            raise StateError(f"references would lead nowhere: {broken[:3]}", "report this")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from argparse import Namespace
 
 from pipelines.errors import UsageError
@@ -58,3 +59,8 @@ def start_log(args: Namespace) -> LogFormat:
     form = LogFormat(args.log_format) if args.log_format else default_format()
     logs.start_log(form, logging.getLevelNamesMapping()[args.log_level.upper()])
     return form
+
+
+def tell(line: str) -> None:
+    """One line of what was done, on standard error."""
+    print(line, file=sys.stderr, flush=True)
