@@ -170,8 +170,10 @@ def begin_migration(connection: Connection, patience: float) -> None:
 
 
 def primary(error: DBAPIError) -> str:
-    """What the server says first: without the values that it quotes after that."""
-    return error.orig.diag.message_primary or "" if isinstance(error.orig, psycopg.Error) else ""
+    """What the server or the driver says first, without the values that a server quotes after that."""
+    cause = error.orig
+    said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
+    return said or ("" if getattr(cause, "sqlstate", None) else str(cause))
 
 
 def lost(error: DBAPIError) -> bool:

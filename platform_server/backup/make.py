@@ -27,7 +27,7 @@ from platform_server.backup.archive import Writer, writing
 from platform_server.backup.format import Head, Manifest, Progress, TableDigest, UploadDigest
 from platform_server.backup.rows import Rows, heads_of
 from platform_server.errors import BackupError
-from platform_server.migrations.run import newest
+from platform_server.migrations.run import newest, revision_of
 from platform_server.sealing import read_key
 from platform_server.state_folder import Platform, key_file
 from platform_server.states import KEPT, OPEN, Status
@@ -59,7 +59,7 @@ def backup(platform: Platform, path: Path, *, with_key: bool, told: Progress) ->
             with platform.database.snapshot() as connection:  # 2
                 head = Head(
                     format=format.FORMAT,
-                    revision=newest(),
+                    revision=_revision(connection, platform.database.name),
                     created_at=platform.clock(),
                     has_key=with_key,
                     tables=heads_of(Base.metadata),
@@ -82,6 +82,16 @@ def backup(platform: Platform, path: Path, *, with_key: bool, told: Progress) ->
     except DBAPIError as error:
         raise platform.database.explained(error) from None
     return Made(manifest, tuple(warnings))
+
+
+def _revision(connection: Connection, name: str) -> str:
+    """This program's, which a server may work without: of another schema it would leave something out."""
+    found = revision_of(connection)
+    if found != newest():
+        raise BackupError(
+            f"{name}: expected schema {newest()}, found {found}", "back up with the program that migrated it"
+        )
+    return newest()
 
 
 @dataclass

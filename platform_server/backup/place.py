@@ -72,8 +72,8 @@ def _is_ours(path: Path, folder: Path, contents: Contents) -> bool:
     if path == key_file(folder):
         return read_key(path) == contents.key
     if path.parent == folder:
-        file = database_file(folder).name
-        return path.name in {file, *(f"{file}-{kind}" for kind in ("wal", "shm", "journal"))}
+        file, key = database_file(folder).name, key_file(folder).name
+        return path.name in {f"{key}{_PART}", file, *(f"{file}-{kind}" for kind in ("wal", "shm"))}
     return path.name.removesuffix(_PART) in {upload_name(each.id) for each in contents.manifest.uploads}
 
 

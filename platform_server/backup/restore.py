@@ -110,8 +110,7 @@ def _restore(job: _Restore) -> None:
 def _fill(connection: Connection, job: _Restore) -> None:
     head, name = job.contents.head, job.database.name
     if connection.dialect.name == "postgresql":
-        # One long transaction, in which uploads are written between two statements.
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        # Uploads are written between two statements.
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     require_empty(connection, name)  # 4
     migrate_in(connection, name, head.revision)

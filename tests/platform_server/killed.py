@@ -2,7 +2,8 @@
 
 Run as a program: each line of standard input is an order, each line of output says how often it got there.
 A moment is before and after each statement, before each commit, and before and after each request to a
-registry; moment 0 never comes. The child is forked from a process that has loaded everything already.
+registry; for what is done with files, before and after each call that changes a folder; moment 0 never
+comes. The child is forked from a process that has loaded everything already.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from platform_server import registries, sweeps, worker
+from platform_server.backup import make
+from platform_server.backup import restore as restoring
 from platform_server.intake import Intake, Received
 from platform_server.settings import Registries, Settings
 from platform_server.signatures import SignatureHeaders
@@ -66,12 +69,36 @@ def migrate(order: Order) -> None:
     migrate_folder(Path(order["folder"]), order["revision"], order["database"])
 
 
+def back_up(order: Order) -> None:
+    """Write a backup."""
+    platform = _open(order)
+    make.backup(platform, Path(order["file"]), with_key=True, told=lambda line: None)
+    platform.database.close()
+
+
+def restore(order: Order) -> None:
+    """Make a platform of a backup."""
+    restoring.restore(
+        Path(order["file"]),
+        Path(order["folder"]),
+        order["database"],
+        key=None,
+        dry_run=False,
+        told=lambda line: None,
+    )
+
+
 ACTIONS: dict[str, Callable[[Order], None]] = {
     "verify": verify,
     "deliver": deliver,
     "sweep": sweep,
     "migrate": migrate,
+    "back_up": back_up,
+    "restore": restore,
 }
+
+
+_ON_FILES = frozenset({"back_up", "restore"})
 
 
 def _open(order: Order) -> Platform:
@@ -98,6 +125,20 @@ class Moments:
 
         registries._Guard.handle_async_request = asking  # type: ignore[method-assign,assignment]
 
+    def count_files(self) -> None:
+        """Before and after each call that changes a folder, too."""
+        for name in ("fsync", "rename", "mkdir", "unlink", "open"):
+            setattr(os, name, self._around(getattr(os, name)))
+
+    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def calling(*arguments: Any, **options: Any) -> Any:
+            self.one()
+            answer = call(*arguments, **options)
+            self.one()
+            return answer
+
+        return calling
+
     def one(self, *_: object) -> None:
         self.count += 1
         if self.count == self._killed_at:
@@ -110,6 +151,8 @@ def run(order: Order) -> Order:
     if (pid := os.fork()) == 0:
         os.close(reading)
         moments = Moments(order["killed_at"])
+        if order["action"] in _ON_FILES:
+            moments.count_files()
         try:
             ACTIONS[order["action"]](order)
             os.write(writing, str(moments.count).encode())

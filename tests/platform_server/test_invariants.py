@@ -15,41 +15,15 @@ from platform_server.states import Status
 from platform_server.tables import Delivery, Event, Job, NodePlatform, Publication, Purge, Webhook
 from tests.platform_server.api import Pipeline
 from tests.platform_server.clock import START, Clock
-from tests.platform_server.fleet import Fleet
 from tests.platform_server.invariants import broken
+from tests.platform_server.lived import live
 from tests.platform_server.verifying import Trial
 
 
 @pytest.fixture
 def lived(trial: Trial, clock: Clock) -> Trial:
     """A platform with publications that are published, failed, a duplicate, purged and queued."""
-    fleet = Fleet(trial, clock)
-    fleet.later()
-    trial.report(trial.images.ref("third"))
-    assert trial.work()
-    trial.verify(trial.images.ref("missing"))
-    trial.report(trial.images.ref("third"))
-
-    def delivered(on: Session) -> None:
-        """What the webhook itself would have written beside these rows."""
-        hook = on.get_one(Webhook, trial.webhook_id)
-        hook.secret = trial.platform.sealer.seal("pndis_secret", f"webhook {hook.id}")
-        rows = on.scalars(select(Publication.id)).all()
-        hook.received_count = len(rows)
-        for each in rows:
-            key, body = f"id:{each}", "0" * 64
-            on.add(
-                Delivery(
-                    webhook_id=hook.id,
-                    delivery_key=key,
-                    body_sha256=body,
-                    publication_id=each,
-                    created_at=START,
-                )
-            )
-
-    trial.write(delivered)
-    return trial
+    return live(trial, clock)
 
 
 def test_a_platform_that_has_lived_breaks_nothing(lived: Trial) -> None:
