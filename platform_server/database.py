@@ -190,7 +190,7 @@ class Database:
                     each.error = None
                     try:
                         each.value = each.work(connection)
-                    except Exception as error:
+                    except BaseException as error:  # a panic in Rust is no Exception
                         if self._undone(connection, error):
                             raise
                         each.error = error
@@ -201,7 +201,7 @@ class Database:
             each.failures += 1
         return [each for each in again if each.failures < _ATTEMPTS]
 
-    def _undone(self, connection: Connection, error: Exception) -> bool:
+    def _undone(self, connection: Connection, error: BaseException) -> bool:
         """Whether the error took the whole transaction along, and not only the unit's savepoint."""
         if self.server is None:
             return not sqlite.in_transaction(connection)

@@ -25,9 +25,10 @@ def listen(host: str, port: int) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind((host, port))
             listening.listen(_BACKLOG)
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
         raise StateError(
-            f"can't listen on {host} port {port}: {error.strerror or error}", "choose another --port"
+            f"can't listen on {host} port {port}: {reason or error}", "choose another --host or --port"
         ) from None
     return listening
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,8 +31,17 @@ def check_proxy(text: str) -> str:
     return text
 
 
+def plain(address: str) -> str:
+    """An IPv4 address as itself, also where a socket for both names it in IPv6 (RFC 4291, 2.5.5.2)."""
+    with suppress(ValueError):
+        if mapped := ipaddress.IPv6Address(address).ipv4_mapped:
+            return str(mapped)
+    return address
+
+
 def sender_of(address: str) -> str:
     """Whom an address stands for where senders are counted: one host has all of an IPv6 /64 (RFC 7421)."""
+    address = plain(address)
     if ":" not in address:
         return address
     try:
@@ -49,7 +59,7 @@ class Proxies:
 
     def __contains__(self, address: str) -> bool:
         try:
-            found = ipaddress.ip_address(address)
+            found = ipaddress.ip_address(plain(address))
         except ValueError:
             return False
         return any(found in each for each in self._networks)
@@ -59,8 +69,9 @@ class Proxies:
         inner: Any = ProxyHeadersMiddleware(cast(Any, app), self._names)
 
         async def outer(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope.get("client") is None:
-                scope["client"] = (_SOCKET_FILE, 0)
+            if scope["type"] == "http":
+                address, port = scope.get("client") or (_SOCKET_FILE, 0)
+                scope["client"] = (plain(address), port)
             await inner(scope, receive, send)
 
         return outer

@@ -116,9 +116,10 @@ class Server(uvicorn.Server):
         """Answer GET /metrics there, to whoever can connect. Raises StateError."""
         try:
             prometheus_client.start_http_server(port, host, self._process.registry)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
             raise StateError(
-                f"can't listen on {host} port {port}: {error.strerror or error}", "choose another --metrics"
+                f"can't listen on {host} port {port}: {reason or error}", "choose another --metrics"
             ) from None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

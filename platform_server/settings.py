@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -9,6 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from platform_server.errors import Invalid
+
+# A host that is no IPv6 address may have underscores: names in container networks do.
+_PUBLIC_URL = re.compile(
+    r"(https?://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?)((?:/[!-~]*)?)", re.IGNORECASE
+)
+
+
+def public_url_of(text: str) -> str:
+    """Where others reach the platform: scheme and host in small letters, as clients send them (RFC 3986,
+    6.2.2.1), no slash at its end. Raises Invalid, which does not show it: it may hold a password.
+    """
+    found = _PUBLIC_URL.fullmatch(text)
+    if found is None or set(found[2]) & set("?#@"):
+        raise Invalid(
+            what="--public-url: expected http://HOST[:PORT][/PATH] or https, found something else",
+            field="--public-url",
+            hint="--public-url https://platform.example",
+        )
+    return f"{found[1].lower()}{found[2]}".rstrip("/")
 
 
 def _limit(default: float, what: str, then: str) -> Any:

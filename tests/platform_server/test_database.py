@@ -128,6 +128,43 @@ def test_one_that_fails_takes_none_of_its_group_along(platform: Platform, clock:
     assert sorted(names) == sorted(kept) == sorted(f"platform-{n}" for n in range(4 * GROUP) if n % 3)
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
+def test_a_panic_takes_none_of_its_group_along(platform: Platform) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def first(connection: Connection) -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    def panic(connection: Connection) -> None:
+        raise Panic
+
+    async def one(key: str, work: Callable[[Connection], None]) -> None:
+        try:
+            await platform.database.write_together(work, key)
+        except Panic:
+            ended.append(f"{key} panicked")
+        else:
+            ended.append(f"{key} done")
+
+    async def group() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one, "0", first)
+            await anyio.to_thread.run_sync(begun.wait)
+            tasks.start_soon(one, "1", lambda connection: None)
+            tasks.start_soon(one, "2", panic)
+            tasks.start_soon(one, "3", lambda connection: None)
+            await anyio.wait_all_tasks_blocked()
+            go_on.set()
+
+    anyio.run(group)
+    assert sorted(ended) == ["0 done", "1 done", "2 panicked", "3 done"]
+
+
 def test_a_full_disk_fails_its_whole_group(tmp_path: Path) -> None:
     """SQLite undoes the whole transaction then: whoever came before in it must not hear that it is done."""
     database = Database(f"sqlite:///{tmp_path}/full.db")

@@ -19,10 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.errors import DiskImageError
 from platform_server.errors import Invalid, StateError
-from platform_server.listening import handed_over, listen_at
+from platform_server.listening import handed_over, listen, listen_at
 from platform_server.notify import READY, notify, watchdog_seconds
 from platform_server.proxies import Proxies, check_proxy, sender_of
-from platform_server.settings import Limits, limits_of
+from platform_server.settings import Limits, limits_of, public_url_of
 from tests.platform_server.conftest import Made
 from tests.platform_server.process import ROOT, Process, process
 
@@ -60,6 +60,45 @@ def test_a_socket_that_a_killed_process_left_is_replaced_and_another_file_is_not
     assert other.read_text() == "kept"
 
 
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99999), (".example", 0), ("a" * 64 + ".x", 0)])
+def test_an_address_that_cannot_be_is_refused(host: str, port: int) -> None:
+    with pytest.raises(StateError, match="can't listen on"):
+        listen(host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("https://platform.example/", "https://platform.example"),
+        ("HTTPS://Platform.Example:8443/Images/", "https://platform.example:8443/Images"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_a_public_url_is_as_clients_send_it(text: str, url: str) -> None:
+    assert public_url_of(text) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "platform.example",
+        "ftp://platform.example",
+        "https://",
+        "http://[::1",
+        "https://admin:secret@platform.example",
+        "https://platform.example/secret@other.example",
+        "https://platform.example?token=secret",
+        "https://platform.example#secret",
+        "https://platform.example/a secret",
+        "https://platform.example\n",
+    ],
+)
+def test_what_is_no_public_url_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(Invalid, match="--public-url: expected") as raised:
+        public_url_of(text)
+    assert "secret" not in f"{raised.value.what} {raised.value.hint}"
+
+
 def test_a_senders_own_words_about_its_address_count_for_nothing(made: Made, wait_for: WaitFor) -> None:
     with process(made) as served, httpx.Client(base_url=served.url, trust_env=False) as client:
         spoofed = {
@@ -82,6 +121,8 @@ def test_a_senders_own_words_about_its_address_count_for_nothing(made: Made, wai
         ("10.0.0.1", ["unix, 203.0.113.7"], "203.0.113.7"),
         ("10.0.0.1", ["2001:db8::7"], "2001:db8::7"),
         ("10.0.0.1", [], "10.0.0.1"),
+        ("::ffff:10.0.0.1", ["203.0.113.7"], "203.0.113.7"),
+        ("::ffff:198.51.100.1", ["203.0.113.7"], "198.51.100.1"),
         ("198.51.100.1", ["203.0.113.7"], "198.51.100.1"),
         (None, ["192.0.2.1, 203.0.113.7"], "203.0.113.7"),
         (None, [], "unix"),
@@ -311,6 +352,8 @@ def test_one_host_has_all_addresses_of_its_ipv6_network() -> None:
     assert sender_of("2001:db8::1") == sender_of("2001:db8::ffff:ffff:ffff:ffff")
     assert sender_of("2001:db8::1") != sender_of("2001:db8:0:1::1")
     assert sender_of("203.0.113.7") == "203.0.113.7"
+    assert sender_of("::ffff:203.0.113.7") == "203.0.113.7"
+    assert sender_of("::ffff:203.0.113.7") != sender_of("::ffff:203.0.113.8")
     assert sender_of("unix") == "unix"
     assert sender_of("no:address") == "no:address"
 

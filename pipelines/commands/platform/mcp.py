@@ -14,7 +14,7 @@ from pipelines.commands.platform.common import database, start_log, token
 from pipelines.errors import UsageError
 from platform_server.mcp import stdio
 from platform_server.mcp.tools import Reading
-from platform_server.settings import Settings
+from platform_server.settings import Settings, public_url_of
 from platform_server.state_folder import open_platform
 
 
@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     user = token()
     platform = open_platform(
-        args.state, Settings(public_url=args.public_url.rstrip("/")), database=database(args)
+        args.state, Settings(public_url=public_url_of(args.public_url)), database=database(args)
     )
     options = ["--state", os.path.abspath(args.state)]
     if args.database is not None:

@@ -14,7 +14,7 @@ from platform_server.listening import handed_over, listen, listen_at, name_of
 from platform_server.logs import LogFormat
 from platform_server.proxies import check_proxy
 from platform_server.serve import serve
-from platform_server.settings import Settings, limits_of
+from platform_server.settings import Settings, limits_of, public_url_of
 from platform_server.state_folder import open_platform
 from platform_server.tls import Tls
 
@@ -41,8 +41,10 @@ def _serve(args: Namespace) -> None:
     trust = args.trust or (Path(found) if (found := os.environ.get("DISK_IMAGE_TRUST")) else None)
     if trust is None:
         log.warning("no --trust: nothing can be verified, so every image will be refused")
+    if args.public_url is None and url.startswith("unix:"):
+        log.warning("no --public-url: nobody else can use the URLs that are given out")
     settings = Settings(
-        public_url=(args.public_url or url).rstrip("/"),
+        public_url=public_url_of(args.public_url) if args.public_url else url,
         trust=trust,
         workers=args.workers,
         proxies=tuple(check_proxy(each) for each in args.proxy or ()),
