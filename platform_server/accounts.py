@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from platform_server.errors import Conflict, Invalid
+from platform_server.manager import agents
 from platform_server.permissions import EVERYTHING, Permission
 from platform_server.tables import Account, Token, User
 from platform_server.tokens import USER_PREFIX, new_token
@@ -70,6 +71,7 @@ def _account(session: Session, name: str, now: datetime) -> Account:
         found = Account(name=_checked("account", name), created_at=now)
         session.add(found)
         session.flush()
+        agents.make(session, found.id, now)
     return found
 
 

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ValidationError
 from platform_server import actions, ci_actions
 from platform_server.actions import Action
 from platform_server.errors import broken_rule
+from platform_server.manager import actions as manager_actions
 
-ACTIONS: Mapping[str, Action] = {action.name: action for action in (*actions.ACTIONS, *ci_actions.ACTIONS)}
+_TABLES = (actions.ACTIONS, ci_actions.ACTIONS, manager_actions.ACTIONS)
+ACTIONS: Mapping[str, Action] = {action.name: action for table in _TABLES for action in table}
 
 
 def read_params(action: Action, given: Mapping[str, Any]) -> BaseModel:

@@ -108,6 +108,11 @@ async def set_default(platform: Platform, caller: Caller, params: SetDefault) ->
             on, caller, params.publication_id, params.node_platform_id, platform.clock()
         )
     )
+    return default_set(changed)
+
+
+def default_set(changed: defaults.Changed) -> DefaultSet:
+    """What new nodes boot, as it is answered."""
     return DefaultSet(**_image(changed.row), prior_publication_id=changed.prior_id)
 
 

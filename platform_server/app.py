@@ -27,6 +27,7 @@ from platform_server.mcp.http import Endpoint
 from platform_server.requests import Requests
 from platform_server.routes import (
     actions,
+    autonomy,
     built,
     ci_workers,
     disk_image,
@@ -83,7 +84,8 @@ def create_app(platform: Platform) -> FastAPI:
         app.add_exception_handler(kind, handler)
 
     built.add_route(app.router, platform, PREFIX)
-    for routes in (node_platforms, publications, webhooks, events, ci_workers, life, actions, secrets):
+    plain = (node_platforms, publications, webhooks, events, ci_workers, life, autonomy, actions, secrets)
+    for routes in plain:
         app.include_router(documented(routes.router), prefix=PREFIX)
     files = upload_files.UploadFiles(platform)
     app.include_router(documented(worker_api.token_routes(platform, files)), prefix=PREFIX)

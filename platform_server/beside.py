@@ -1,5 +1,5 @@
-"""What runs beside the answers: verification workers and sweeps, on an event loop of their own, so that none
-of them delays an answer.
+"""What runs beside the answers: verification workers, sweeps and the manager, on an event loop of their own,
+so that none of them delays an answer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from platform_server import sweeps, upload_files, worker
+from platform_server.manager import tick
 from platform_server.state_folder import Platform
 from platform_server.verifier import Verifier
 
@@ -28,6 +29,7 @@ class Beside:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "uploads": lambda: upload_files.sweep_always(platform),
             "sweeps": lambda: sweeps.run(platform),
+            "manager": lambda: tick.run(platform),
             "beat": self._beat,
         }
         if platform.settings.workers:

@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 from platform_server import node_platforms, publications
 from platform_server.errors import Conflict, Invalid
 from platform_server.events import Kind, Told, emit, of_publication
+from platform_server.manager import candidates, policies
 from platform_server.permissions import Caller
 from platform_server.states import KEPT, Status, Transition, move, refusal
-from platform_server.tables import NodePlatform, Publication
+from platform_server.tables import Category, NodePlatform, Publication
 
 _SOURCE = "operator_ui"
 
@@ -28,11 +29,19 @@ class Changed:
 
 
 def set_default(
-    session: Session, caller: Caller, publication_id: UUID, platform_id: UUID | None, at: datetime
+    session: Session,
+    caller: Caller,
+    publication_id: UUID,
+    platform_id: UUID | None,
+    at: datetime,
+    source: str = _SOURCE,
 ) -> Changed:
-    """Have new nodes boot a published image. Raises Missing, and Invalid when it is not published."""
+    """Have new nodes boot a published image. Raises Missing, Invalid when it is not published, and Conflict
+    when a policy blocks it.
+    """
     found = publications.get(session, caller, publication_id, platform_id)
     platform = node_platforms.hold_of(session, found)
+    policies.require_unblocked(session, Category.PROMOTE, platform.account_id, platform.id)
     if found.status is not Status.PUBLISHED:
         raise Invalid(
             field="publication_id",
@@ -43,11 +52,11 @@ def set_default(
     prior = platform.default_publication_id
     if prior == found.id:
         return Changed(found, None)
-    _point(platform, found, at)
+    _point(session, platform, found, at)
     payload = of_publication(
         found, platform, prior_publication_id=_text(prior), by_user_id=_text(caller.user_id)
     )
-    emit(session, platform.account_id, Kind.DEFAULT_SET, payload, Told(_SOURCE, found.correlation_id), at)
+    emit(session, platform.account_id, Kind.DEFAULT_SET, payload, Told(source, found.correlation_id), at)
     return Changed(found, prior)
 
 
@@ -62,10 +71,11 @@ def rollback(
     3. A retired one is published again, so that no sweep takes it for one to purge.
     4. The default before is retired: it is kept for the nodes that boot it, and for the way back.
 
-    Raises Missing, Invalid, and Conflict when there is nothing to go back to. To name the default changes
-    nothing.
+    Raises Missing, Invalid, and Conflict when there is nothing to go back to or a policy blocks it. To name
+    the default changes nothing.
     """
     platform = node_platforms.locked(session, caller, platform_id)
+    policies.require_unblocked(session, Category.ROLLBACK, platform.account_id, platform.id)
     prior = _default(session, platform)
     prior_id = platform.default_publication_id
     target = (
@@ -80,7 +90,7 @@ def rollback(
             raise _not_a_target(target, reason)
         move(target, Transition.REACTIVATE, at)
         target.purge_blocked = None
-    _point(platform, target, at)
+    _point(session, platform, target, at)
     if prior is not None and prior.status is Status.PUBLISHED:  # 4
         move(prior, Transition.RETIRE, at)
     payload = of_publication(
@@ -95,9 +105,10 @@ def rollback(
     return Changed(target, prior_id)
 
 
-def _point(platform: NodePlatform, row: Publication, at: datetime) -> None:
+def _point(session: Session, platform: NodePlatform, row: Publication, at: datetime) -> None:
     platform.default_publication_id = row.id
     platform.updated_at = at
+    candidates.clear(session, platform)
 
 
 def _default(session: Session, platform: NodePlatform) -> Publication | None:

@@ -30,6 +30,15 @@ class Kind(StrEnum):
     DOWNLOADED = "system.disk_image_downloaded"
     SECRET_ROTATED = "system.disk_image_webhook_secret_rotated"
     TOKEN_ROTATED = "system.ci_worker_token_rotated"
+    MANAGER_PROCEEDED = "system.disk_image_manager_proceeded"
+    APPROVAL_REQUESTED = "system.disk_image_approval_requested"
+    APPROVAL_APPROVED = "system.disk_image_approval_approved"
+    APPROVAL_REJECTED = "system.disk_image_approval_rejected"
+    APPROVAL_EXPIRED = "system.disk_image_approval_expired"
+    APPROVAL_SUPERSEDED = "system.disk_image_approval_superseded"
+    POLICY_UPDATED = "system.autonomy_policy_updated"
+    AGENT_PAUSED = "system.agent_paused"
+    AGENT_RESUMED = "system.agent_resumed"
 
 
 class Severity(StrEnum):
@@ -51,6 +60,15 @@ _SEVERITY: Mapping[Kind, Severity] = {
     Kind.DOWNLOADED: Severity.LOW,
     Kind.SECRET_ROTATED: Severity.MEDIUM,
     Kind.TOKEN_ROTATED: Severity.MEDIUM,
+    Kind.MANAGER_PROCEEDED: Severity.MEDIUM,
+    Kind.APPROVAL_REQUESTED: Severity.MEDIUM,
+    Kind.APPROVAL_APPROVED: Severity.LOW,
+    Kind.APPROVAL_REJECTED: Severity.LOW,
+    Kind.APPROVAL_EXPIRED: Severity.MEDIUM,
+    Kind.APPROVAL_SUPERSEDED: Severity.LOW,
+    Kind.POLICY_UPDATED: Severity.MEDIUM,
+    Kind.AGENT_PAUSED: Severity.MEDIUM,
+    Kind.AGENT_RESUMED: Severity.MEDIUM,
 }
 
 

@@ -82,7 +82,7 @@ LAST_SWEEP = Gauge(
     ("sweep",),
     registry=PROCESS,
 )
-for _sweep in ("retention", "secrets", "stuck", "uploads"):
+for _sweep in ("retention", "secrets", "stuck", "uploads", "manager"):
     LAST_SWEEP.labels(_sweep)
 SWEEP_FAILURES = Counter(
     "disk_image_sweep_failures_total", "Sweeps that were cut off by an error.", ("sweep",), registry=PROCESS

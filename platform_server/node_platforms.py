@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from pipelines.errors import UsageError
 from platform_server.errors import Conflict, Invalid, missing
+from platform_server.manager import policies
 from platform_server.permissions import Caller, Permission
 from platform_server.retention import retire_surplus
-from platform_server.tables import Instance, NodePlatform, Publication
+from platform_server.tables import Category, Instance, NodePlatform, Publication
 from supply_chain.errors import InvalidReference
 from supply_chain.reference import check_registry, check_repository
 from supply_chain.verify.policy import Rule
@@ -60,7 +61,10 @@ def create(session: Session, caller: Caller, fields: Mapping[str, Any], at: date
 def update(
     session: Session, caller: Caller, platform_id: UUID, fields: Mapping[str, Any], at: datetime
 ) -> NodePlatform:
-    """Change fields; a platform keeps its name and, once it has publications, its architecture."""
+    """Change fields; a platform keeps its name and, once it has publications, its architecture.
+
+    Raises Missing, Invalid, Forbidden, and Conflict when a policy blocks another retention count.
+    """
     row = locked(session, caller, platform_id)
     if fields.get("name", row.name) != row.name:
         raise Invalid(
@@ -68,6 +72,10 @@ def update(
         )
     if fields.get("arch", row.arch) != row.arch and _is_used(session, row):
         raise Invalid(field="arch", value=fields["arch"], rule=f"{row.arch!r}: it has publications")
+    if fields.get("disk_image_retention_count", row.disk_image_retention_count) != (
+        row.disk_image_retention_count
+    ):
+        policies.require_unblocked(session, Category.RETENTION, row.account_id, row.id)
     _set(row, caller, {key: value for key, value in fields.items() if key != "name"})
     row.updated_at = at
     retire_surplus(session, row, at)
@@ -77,8 +85,11 @@ def update(
 def set_retention(
     session: Session, caller: Caller, platform_id: UUID, count: object, at: datetime
 ) -> NodePlatform:
-    """Keep that many published images from now on. Raises Missing, and Invalid for anything but 1 to 50."""
+    """Keep that many published images from now on. Raises Missing, Invalid for anything but 1 to 50, and
+    Conflict when a policy blocks it.
+    """
     row = locked(session, caller, platform_id)
+    policies.require_unblocked(session, Category.RETENTION, row.account_id, row.id)
     row.disk_image_retention_count = check_retention("retention_count", count)
     row.updated_at = at
     retire_surplus(session, row, at)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from platform_server import node_platforms, purge, queue, retention
 from platform_server.events import Kind, Told, emit, of_publication
+from platform_server.manager import candidates
 from platform_server.queue import Lease
 from platform_server.states import KEPT, RULES, Transition, move
 from platform_server.tables import NodePlatform, Publication
@@ -87,6 +88,8 @@ def publish(session: Session, lease: Lease, verified: Verified, at: datetime) ->
     session.flush()
     if platform.default_publication_id is None:
         platform.default_publication_id = row.id
+    else:
+        candidates.offer(session, platform, row, at)
     retention.retire_surplus(session, platform, at)
     queue.finish(session, lease)
     payload = of_publication(

@@ -34,6 +34,7 @@ class Permission(StrEnum):
     INSTANCES_READ = "system.instances.read"
     INSTANCES_CREATE = "system.instances.create"
     INSTANCES_CONTROL = "system.instances.control"
+    INFRA_TASKS_CONTROL = "system.infra_tasks.control"
     # not the reference's: what /metrics asks for, and what an action made for its caller alone
     METRICS_READ = "system.metrics.read"
     SECRETS_READ = "system.secrets.read"

@@ -108,6 +108,11 @@ class Schedule:
     # when a row that is not finished is reported
     stuck: timedelta = timedelta(hours=1)
     sweep: timedelta = timedelta(days=1)
+    # how often the Disk Image Manager looks for something to do
+    manager: timedelta = timedelta(minutes=5)
+    # how long an approval request waits, and a rejected one is not asked again
+    approval: timedelta = timedelta(hours=12)
+    rejection: timedelta = timedelta(hours=1)
     # one verification, how often it is tried, and how long a lease lasts without a sign of life
     lease: timedelta = timedelta(seconds=60)
     attempts: int = 5

@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 from platform_server.deliveries import AnyRow
 from platform_server.errors import Conflict, Invalid, StateError, missing
 from platform_server.events import Kind, Told, emit
+from platform_server.manager import policies
 from platform_server.permissions import Caller
 from platform_server.sealing import Sealer
-from platform_server.tables import Webhook, WebhookStatus
+from platform_server.tables import Category, Webhook, WebhookStatus
 
 PREFIX = "pndis_"
 PREVIEW = 8
@@ -55,12 +56,13 @@ def rotate(
 ) -> tuple[Webhook, str]:
     """A new secret; the one before counts until `overlap` has passed, any older one no more.
 
-    Raises Missing, and Conflict for a revoked webhook.
+    Raises Missing, and Conflict for a revoked webhook or when a policy blocks it.
     """
     if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
         most = int(LONGEST_OVERLAP.total_seconds())
         raise Invalid(field="overlap_seconds", value=overlap.total_seconds(), rule=f"0 to {most}")
     row = _usable(session, caller, webhook_id)
+    policies.require_unblocked(session, Category.WEBHOOK_ROTATE, row.account_id)
     if overlap:
         # Bound to the row, not to the column, so it can be moved as it is.
         row.previous_secret, row.previous_until = row.secret, at + overlap
@@ -99,9 +101,13 @@ def change(
 
 
 def revoke(session: Session, caller: Caller, webhook_id: UUID, at: datetime) -> Webhook:
-    """End a webhook for good; its row and its publications stay, its secrets go."""
+    """End a webhook for good; its row and its publications stay, its secrets go.
+
+    Raises Missing, and Conflict when a policy blocks it.
+    """
     row = get(session, caller, webhook_id, lock=True)
     if row.status is not WebhookStatus.REVOKED:
+        policies.require_unblocked(session, Category.WEBHOOK_REVOKE, row.account_id)
         row.status = WebhookStatus.REVOKED
         row.secret, row.previous_secret, row.previous_until = b"", None, None
         row.updated_at = at

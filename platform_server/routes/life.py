@@ -23,7 +23,7 @@ router = APIRouter(tags=["publications"])
 
 @router.post(
     "/node_platforms/{platform_id}/disk_image_publications/{publication_id}/set_default",
-    responses=errors(401, 403, 404),
+    responses=errors(401, 403, 404, 409),
 )
 async def set_default(
     caller: Annotated[Caller, Depends(requires(Permission.MODULES_UPDATE))],

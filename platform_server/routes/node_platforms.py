@@ -117,7 +117,7 @@ async def show(caller: _Read, platform: Served, platform_id: UUID) -> Success[Pl
     )
 
 
-@router.patch("/{platform_id}", responses=errors(401, 403, 404))
+@router.patch("/{platform_id}", responses=errors(401, 403, 404, 409))
 async def update(
     caller: _Update, platform: Served, platform_id: UUID, body: PlatformBody
 ) -> Success[PlatformData]:

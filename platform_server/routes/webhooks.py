@@ -134,7 +134,7 @@ async def change(
     )
 
 
-@router.delete("/{webhook_id}", responses=errors(401, 403, 404))
+@router.delete("/{webhook_id}", responses=errors(401, 403, 404, 409))
 async def revoke(caller: _Delete, platform: Served, webhook_id: UUID) -> Success[WebhookData]:
     """Revoke a webhook, for good."""
     return _one(

@@ -17,7 +17,9 @@ from platform_server.events import Kind
 from platform_server.state_folder import Platform
 from platform_server.states import KEPT, OPEN, Status
 from platform_server.tables import (
+    ApprovalRequest,
     Base,
+    Candidate,
     Delivery,
     Event,
     Instance,
@@ -26,6 +28,7 @@ from platform_server.tables import (
     NodePlatform,
     Publication,
     Purge,
+    RequestStatus,
     Webhook,
     WebhookStatus,
     Worker,
@@ -64,6 +67,8 @@ class _Found:
     purges: Mapping[UUID, Purge]
     deliveries: Sequence[Delivery]
     instances: Sequence[Instance]
+    requests: Sequence[ApprovalRequest]
+    candidates: Sequence[Candidate]
     events: Sequence[Event]
 
     def told(self, kind: Kind, **payload: str) -> Counter[str]:
@@ -88,6 +93,8 @@ def broken(platform: Platform) -> list[str]:
             {row.id: row for row in on.scalars(select(Purge))},
             on.scalars(select(Delivery)).all(),
             on.scalars(select(Instance)).all(),
+            on.scalars(select(ApprovalRequest).order_by(ApprovalRequest.id)).all(),
+            on.scalars(select(Candidate)).all(),
             on.scalars(select(Event).order_by(Event.id)).all(),
         )
         lines = [f"{rule.__name__[1:]}: {line}" for rule in _RULES for line in rule(found)]
@@ -238,6 +245,34 @@ def _deliveries(found: _Found) -> Iterator[str]:
             yield f"webhook {hook.id} received {hook.received_count}, of which {counts[hook.id]} are kept"
 
 
+def _approvals(found: _Found) -> Iterator[str]:
+    """A platform has one question at a time; what was decided says when, and each step is told once."""
+    asked = [each for each in found.requests if each.status is RequestStatus.PENDING]
+    for key, count in Counter((each.node_platform_id, each.action_category) for each in asked).items():
+        if count > 1:
+            yield f"{key} is asked about {count} times at once"
+    told = Counter(
+        (each.payload["approval_request_id"], each.kind == Kind.APPROVAL_REQUESTED)
+        for each in found.events
+        if "approval_request_id" in each.payload
+    )
+    for each in found.requests:
+        is_open = each.status is RequestStatus.PENDING
+        if (each.decided_at is None) != is_open or (is_open and (each.decided_by or each.reason)):
+            yield f"approval request {each.id} is {each.status}, decided {each.decided_at}"
+        if each.status is RequestStatus.APPROVED and each.decided_by_id is None:
+            yield f"approval request {each.id} was approved by nobody"
+        if (told[str(each.id), True], told[str(each.id), False]) != (1, int(not is_open)):
+            yield f"approval request {each.id} is {each.status}: its steps are not told once each"
+        row = found.publications[each.publication_id]
+        if row.node_platform_id != each.node_platform_id or row.account_id != each.account_id:
+            yield f"approval request {each.id} is about another platform's publication"
+    for candidate in found.candidates:
+        row = found.publications[candidate.publication_id]
+        if row.node_platform_id != candidate.id or row.published_at is None:
+            yield f"the candidate of {candidate.id} is {row.id}, which is none of its own images"
+
+
 def _accounts(found: _Found) -> Iterator[str]:
     """Nothing of one account belongs to something of another."""
     for row in found.publications.values():
@@ -264,6 +299,7 @@ _RULES: Sequence[Callable[[_Found], Iterator[str]]] = (
     _defaults,
     _purges,
     _deliveries,
+    _approvals,
     _accounts,
 )
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from platform_server.manager import candidates
 from platform_server.state_folder import Platform
 from platform_server.states import Status, Transition, move
 from platform_server.tables import NodePlatform
@@ -49,8 +50,10 @@ class Publish:
             for step in _STEPS[status]:
                 move(row, step, at)
                 session.flush()
-            if status is Status.PUBLISHED:
-                owner.default_publication_id = owner.default_publication_id or row.id
+            if status is Status.PUBLISHED and owner.default_publication_id is None:
+                owner.default_publication_id = row.id
+            elif status is Status.PUBLISHED:
+                candidates.offer(session, owner, row, at)
             for name, value in fields.items():
                 setattr(row, name, value)
             return str(row.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from platform_server.identifiers import new_id
-from platform_server.tables import Account, NodePlatform, Publication
+from platform_server.tables import Account, Agent, ApprovalRequest, Category, NodePlatform, Publication
 
 
 def first_account_id(session: Session) -> UUID:
@@ -48,6 +48,25 @@ def publication(session: Session, at: datetime, platform: NodePlatform, **fields
     session.add(row)
     session.flush()
     return row
+
+
+def approval_request(session: Session, at: datetime, row: Publication, **fields: Any) -> ApprovalRequest:
+    """What the manager of the row's account asks about it."""
+    asked = ApprovalRequest(
+        account_id=row.account_id,
+        agent_id=session.scalars(select(Agent.id).where(Agent.account_id == row.account_id)).one(),
+        action_category=Category.PROMOTE,
+        natural_key=f"{Category.PROMOTE}:{row.id}",
+        node_platform_id=row.node_platform_id,
+        publication_id=row.id,
+        description="promote it",
+        expires_at=at + timedelta(hours=12),
+        created_at=at,
+        **fields,
+    )
+    session.add(asked)
+    session.flush()
+    return asked
 
 
 def verified(number: int = 1) -> dict[str, Any]:

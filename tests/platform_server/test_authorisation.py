@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy.orm import Session
@@ -16,11 +17,22 @@ from platform_server.api import PREFIX
 from platform_server.app import create_app
 from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
+from platform_server.tables import Publication
 from platform_server.tokens import authenticate
 from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import Clock
+from tests.platform_server.rows import approval_request
 
-IDS = ("platform_id", "publication_id", "webhook_id", "worker_id", "instance_id", "secret_id")
+IDS = (
+    "platform_id",
+    "publication_id",
+    "webhook_id",
+    "worker_id",
+    "instance_id",
+    "secret_id",
+    "agent_id",
+    "request_id",
+)
 NOBODY = "00000000-0000-7000-8000-000000000000"
 # Who may call these is not decided by a token.
 OPEN = {
@@ -46,6 +58,11 @@ BODIES: Mapping[str, Any] = {
         "retention_count": 1,
     },
     "POST /actions/system_terminate_ci_worker": {"worker_id": "{worker_id}"},
+    "POST /actions/agent_introspect": {"agent_id": "{agent_id}"},
+    "POST /actions/pause_agent": {"agent_id": "{agent_id}"},
+    "POST /actions/resume_agent": {"agent_id": "{agent_id}"},
+    "POST /actions/approve_request": {"approval_request_id": "{request_id}"},
+    "POST /actions/reject_request": {"approval_request_id": "{request_id}"},
 }
 
 
@@ -112,12 +129,20 @@ def test_every_route_about_one_thing_is_of_its_account_alone(
         "webhook_id": pipeline.webhook_id,
         "worker_id": api.post("/ci_workers", {"name": "runner"})["ci_worker"]["id"],
         "secret_id": _secret(platform, api, clock),
+        "agent_id": api.get("/agents")["agents"][0]["id"],
     }
+    ids["request_id"] = platform.database.write_now(
+        lambda on: str(
+            approval_request(on, platform.clock(), on.get_one(Publication, UUID(ids["publication_id"]))).id
+        )
+    )
     there = [
         f"/node_platforms/{platform_id}",
         f"/node_platforms/{platform_id}/disk_image_publications/{ids['publication_id']}",
         f"/disk_image_webhooks/{pipeline.webhook_id}",
         f"/ci_workers/{ids['worker_id']}",
+        f"/agents/{ids['agent_id']}",
+        f"/approval_requests/{ids['request_id']}",
     ]
     before = [api.get(path) for path in there]
     asked = 0

@@ -112,7 +112,7 @@ def test_tasks_that_ended_or_hang_are_not_ready(
         assert process.health.check_now()["tasks"].startswith("nothing done for ")
         monkeypatch.undo()
         process.beside.stop()
-        assert process.health.check_now()["tasks"] == "not running: uploads, sweeps, beat"
+        assert process.health.check_now()["tasks"] == "not running: uploads, sweeps, manager, beat"
 
 
 def test_checks_are_made_once_a_second_whoever_asks(

@@ -24,6 +24,7 @@ from schemathesis.config import (
     SchemathesisConfig,
 )
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from platform_server.accounts import user_token
@@ -34,21 +35,25 @@ from platform_server.sealing import Sealer
 from platform_server.settings import Limits, Settings
 from platform_server.state_folder import Platform, now
 from platform_server.states import Status
-from platform_server.tables import Webhook, WebhookStatus, Worker, WorkerRole, WorkerStatus
+from platform_server.tables import Agent, Webhook, WebhookStatus, Worker, WorkerRole, WorkerStatus
 from tests.platform_server.api import plain
 from tests.platform_server.conftest import DATABASES
 from tests.platform_server.made import Made
-from tests.platform_server.rows import node_platform, publication, verified
+from tests.platform_server.rows import approval_request, node_platform, publication, verified
 from tests.platform_server.serving import serving
 
 SECRET = "pndis_" + "s" * 43
-PLATFORM, PUBLICATION, WEBHOOK, WORKER = (UUID(f"00000000-0000-7000-8000-{n:012}") for n in range(1, 5))
+PLATFORM, PUBLICATION, WEBHOOK, WORKER, AGENT, REQUEST = (
+    UUID(f"00000000-0000-7000-8000-{n:012}") for n in range(1, 7)
+)
 # What is there, so that paths lead to it; other ids are made up.
 THERE = {
     "path.platform_id": str(PLATFORM),
     "path.publication_id": str(PUBLICATION),
     "path.webhook_id": str(WEBHOOK),
     "path.worker_id": str(WORKER),
+    "path.agent_id": str(AGENT),
+    "path.request_id": str(REQUEST),
 }
 NOT_ASKED: list[CheckFunction] = [
     # Not every rule can be said in a schema, such as what a regexp is.
@@ -116,7 +121,9 @@ def _make(session: Session) -> str:
     at = now()
     debian = node_platform(session, at, id=PLATFORM)
     columns = {**verified(), "status": Status.PUBLISHED, "published_at": at}
-    publication(session, at, debian, id=PUBLICATION, **columns)
+    image = publication(session, at, debian, id=PUBLICATION, **columns)
+    session.execute(update(Agent).values(id=AGENT))
+    approval_request(session, at, image, id=REQUEST)
     debian.default_publication_id = PUBLICATION
     webhook = Webhook(
         id=WEBHOOK,
