@@ -13,10 +13,10 @@ run: setup ## build RECIPE into OUTPUT, sign, push and publish it on this machin
 	@.venv/bin/python scripts/run.py $(RECIPE) $(OUTPUT)
 
 # What the tests compare with: fsverity(1), and a clock that can be set ahead.
-test test-peers: export SETUP_PACKAGES = fsverity libfaketime
+test: export SETUP_PACKAGES = fsverity libfaketime
 # The registry that images are pushed to, and the server that the platform's database may be on.
-run test test-peers: export SETUP_UNPACK = docker-registry
-test test-peers: SETUP_UNPACK += postgresql
+run: export SETUP_UNPACK = docker-registry
+test test-peers: export SETUP_UNPACK = docker-registry postgresql
 test: setup ## every test this machine can run; the rest is reported as skipped, with the reason
 	tests/peers/build test
 	$(PYTEST)
@@ -24,7 +24,7 @@ test: setup ## every test this machine can run; the rest is reported as skipped,
 unit: setup ## the quick tests alone: no network, no sandbox
 	$(PYTEST) -m "not network and not sandbox and not boot and not kernel and not peers and not engine"
 
-test-peers: SETUP_PACKAGES += gcc libc6-dev git
+test-peers: export SETUP_PACKAGES = fsverity libfaketime gcc libc6-dev git
 test-peers: setup ## build the peers that this machine can have, then run the tests against them
 	tests/peers/build
 	$(PYTEST) -m peers
