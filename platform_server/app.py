@@ -24,7 +24,7 @@ from platform_server.gauges import registry_of
 from platform_server.health import Health
 from platform_server.limits import BodyLimits
 from platform_server.mcp.http import Endpoint
-from platform_server.requests import Requests
+from platform_server.requests import Requests, route_of
 from platform_server.routes import (
     actions,
     autonomy,
@@ -124,7 +124,7 @@ class LastResort:
         try:
             await self._app(scope, receive, sending)
         except Exception:
-            log.exception("%s %s failed", scope.get("method"), scope.get("path"))
+            log.exception("%s %s failed", scope.get("method"), route_of(scope))
             if started:
                 raise
             answer = _answer(

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from platform_server import sweeps, upload_files, worker
 from platform_server.manager import tick
@@ -26,15 +26,14 @@ class Beside:
     """The tasks of one platform."""
 
     def __init__(self, platform: Platform, verifier: Verifier) -> None:
-        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+        self._tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "uploads": lambda: upload_files.sweep_always(platform),
             "sweeps": lambda: sweeps.run(platform),
             "manager": lambda: tick.run(platform),
             "beat": self._beat,
         }
         if platform.settings.workers:
-            tasks["workers"] = lambda: worker.run(platform, verifier)
-        self._tasks = tasks
+            self._tasks["workers"] = lambda: worker.run(platform, verifier)
         self._running: dict[str, Future[None]] = {}
         self._beaten = time.monotonic()
 
@@ -42,7 +41,7 @@ class Beside:
     def running(self) -> Iterator[None]:
         """Run them while the block lasts, or until they are stopped."""
         with start_blocking_portal(name="platform") as portal:
-            self._running = {name: self._start(portal, task) for name, task in self._tasks.items()}
+            self._running = {name: portal.start_task_soon(task) for name, task in self._tasks.items()}
             try:
                 yield
             finally:
@@ -60,10 +59,6 @@ class Beside:
             return f"not running: {', '.join(ended) or 'all'}"
         silence = time.monotonic() - self._beaten
         return f"nothing done for {silence:.0f} s" if silence > _SILENCE else None
-
-    @staticmethod
-    def _start(portal: BlockingPortal, task: Callable[[], Awaitable[None]]) -> Future[None]:
-        return portal.start_task_soon(task)
 
     async def _beat(self) -> None:
         while True:

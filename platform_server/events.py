@@ -9,10 +9,10 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, event, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from platform_server.metrics import EVENTS
+from platform_server import event_counts
 from platform_server.paging import newest_first
 from platform_server.tables import Event, NodePlatform, Publication
 
@@ -72,9 +72,6 @@ _SEVERITY: Mapping[Kind, Severity] = {
 }
 
 
-_WRITTEN = "events"
-
-
 @dataclass(frozen=True, slots=True)
 class Told:
     """By whom an event was caused (`source`), and which events belong together."""
@@ -98,13 +95,7 @@ def emit(
             created_at=at,
         )
     )
-    session.info.setdefault(_WRITTEN, []).append(kind)
-
-
-@event.listens_for(Session, "after_commit")
-def _count(session: Session) -> None:
-    for kind in session.info.pop(_WRITTEN, ()):
-        EVENTS.labels(kind).inc()
+    event_counts.written(session.connection(), kind)
 
 
 def of_publication(row: Publication, platform: NodePlatform, **more: Any) -> dict[str, Any]:

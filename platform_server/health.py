@@ -1,7 +1,7 @@
 """Whether this process can do its work: what a proxy, a service manager and an operator ask.
 
 1. stopping: it was told to end, and should get nothing new.
-2. database: it answers, and has this program's schema.
+2. database: it answers, and has a schema that this program works with.
 3. disk: there is room for an upload beside what is kept for the database.
 4. tasks: workers and sweeps run.
 

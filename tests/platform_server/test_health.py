@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections import namedtuple
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -17,16 +19,18 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text, update
+from sqlalchemy.orm import Session
 from syrupy.assertion import SnapshotAssertion
 
 from platform_server import beside, health, queue
 from platform_server.accounts import user_token
 from platform_server.app import Process, create_app
+from platform_server.events import Kind, Told, emit
 from platform_server.gauges import described
 from platform_server.migrations.run import newest
 from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
-from platform_server.tables import Publication
+from platform_server.tables import NodePlatform, Publication
 from tests.platform_server.api import Api, Pipeline, plain
 from tests.platform_server.clock import Clock
 from tests.platform_server.verifying import Trial
@@ -68,6 +72,14 @@ def test_another_schema_is_not_ready(now: None, client: httpx.Client, platform: 
         lambda on: on.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     )
     assert _checks(client, 503)["database"].endswith("found 9999")
+
+
+def test_a_later_schema_of_the_same_epoch_is_ready(
+    now: None, client: httpx.Client, platform: Platform
+) -> None:
+    change = text("UPDATE alembic_version SET version_num = '0999'")
+    platform.database.write_now(lambda on: on.execute(change))
+    assert _checks(client, 200)["database"] == "ok"
 
 
 def test_a_database_that_fails_is_not_ready_and_its_reason_is_only_logged(
@@ -263,6 +275,30 @@ def test_outcomes_and_events_are_counted(
     assert grown("disk_image_events") == {
         ("system.disk_image_published",): 1,
         ("system.disk_image_publish_failed",): 1,
+    }
+
+
+def test_events_of_what_is_undone_are_not_counted(
+    grown: Callable[[str], dict[tuple[str, ...], float]], platform: Platform, platform_id: str
+) -> None:
+    def work(session: Session, *, fail: bool) -> None:
+        account_id = session.get_one(NodePlatform, UUID(platform_id)).account_id
+        emit(session, account_id, Kind.STUCK, {}, Told("test"), platform.clock())
+        with suppress(ValueError), session.begin_nested():
+            emit(session, account_id, Kind.DOWNLOADED, {}, Told("test"), platform.clock())
+            session.flush()
+            raise ValueError("undone")
+        emit(session, account_id, Kind.DEFAULT_SET, {}, Told("test"), platform.clock())
+        if fail:
+            raise ValueError("undone")
+
+    with pytest.raises(ValueError, match="undone"):
+        platform.database.write_now(lambda on: work(on, fail=True))
+    assert grown("disk_image_events") == {}
+    platform.database.write_now(lambda on: work(on, fail=False))
+    assert grown("disk_image_events") == {
+        ("system.disk_image_publication_stuck",): 1,
+        ("system.disk_image_default_set",): 1,
     }
 
 
