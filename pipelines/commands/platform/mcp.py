@@ -14,6 +14,7 @@ from pipelines.commands.platform.common import database, start_log, token
 from pipelines.errors import UsageError
 from platform_server.mcp import stdio
 from platform_server.mcp.tools import Reading
+from platform_server.postgres import Server
 from platform_server.settings import Settings, public_url_of
 from platform_server.state_folder import open_platform
 
@@ -32,10 +33,18 @@ def run(args: Namespace) -> int:
     platform = open_platform(
         args.state, Settings(public_url=public_url_of(args.public_url)), database=database(args)
     )
-    options = ["--state", os.path.abspath(args.state)]
-    if args.database is not None:
-        options += ["--database", args.database]
-    reading = None if args.show_secrets else Reading(options, platform.settings.public_url)
+    reading = None if args.show_secrets else Reading(read_with(args), platform.settings.public_url)
     with closing(platform.database):
         anyio.run(stdio.serve, platform, user, reading)
     return 0
+
+
+def read_with(args: Namespace) -> list[str]:
+    """The options with which `disk-image platform secret` finds the same platform from any terminal. They go
+    into answers, so a database's URL with a password is left to the reader's environment.
+    """
+    options = ["--state", os.path.abspath(args.state)]
+    where = database(args)
+    if where is not None and not Server(where).has_password:
+        options += ["--database", where]
+    return options

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
+from pipelines.commands.platform import mcp as mcp_command
 from platform_server import workers
 from platform_server.accounts import revoke_tokens, user_token
 from platform_server.errors import Forbidden
@@ -200,3 +202,23 @@ def test_callers_are_users() -> None:
     """A worker has no user; the check must not depend on its permissions."""
     with pytest.raises(Forbidden, match="is a worker"):
         require_user(Caller(new_id(), "runner", frozenset({"*"}), worker_id=new_id()))
+
+
+@pytest.mark.parametrize(
+    ("argument", "environment", "options"),
+    [
+        (None, None, []),
+        ("postgresql://ada@db/platform", None, ["--database", "postgresql://ada@db/platform"]),
+        (None, "postgresql://ada@db/platform", ["--database", "postgresql://ada@db/platform"]),
+        (None, "postgresql://ada:canary@db/platform", []),
+        (None, "postgresql://ada@db/platform?password=canary", []),
+    ],
+)
+def test_the_command_that_reads_a_secret_names_the_database_and_no_password(
+    monkeypatch: pytest.MonkeyPatch, argument: str | None, environment: str | None, options: list[str]
+) -> None:
+    monkeypatch.delenv("DISK_IMAGE_PLATFORM_DATABASE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("DISK_IMAGE_PLATFORM_DATABASE", environment)
+    args = Namespace(state=Path("/state"), database=argument)
+    assert mcp_command.read_with(args) == ["--state", "/state", *options]
