@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -42,7 +43,7 @@ def resident_mib(pid: int) -> float:
 
 
 def described() -> str:
-    """Python, cores, load, and where the data is: on tmpfs a commit waits for nothing."""
+    """Date, Python, cores, load, and where the data is: on tmpfs a commit waits for nothing."""
     folder = Path(tempfile.gettempdir()).resolve()
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     # the longest mount point that the folder is below; of equal ones the last counts
@@ -50,8 +51,7 @@ def described() -> str:
         (len(Path(point).parts), kind) for _, point, kind, *_ in mounts if folder.is_relative_to(point)
     )
     cores = len(os.sched_getaffinity(0))
-    load = os.getloadavg()[0]
     return (
-        f"Python {platform.python_version()}, {cores} cores, load {load:.1f} before; "
-        f"data of both databases in {folder} on {kind}"
+        f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {cores} cores, "
+        f"load {os.getloadavg()[0]:.1f} before; data of both databases in {folder} on {kind}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bench.platform import backlog, intake, listing, machine, memory
+from bench.platform import backlog, intake, listing, machine, memory, profile
 from bench.platform.served import Site, site
 
 PARTS: Mapping[str, Callable[[Site, int], None]] = {
@@ -12,8 +12,9 @@ PARTS: Mapping[str, Callable[[Site, int], None]] = {
     "backlog": backlog.main,
     "listing": listing.main,
     "memory": memory.main,
+    "profile": profile.main,
 }
-# Those that take minutes of their own are run by name.
+# Memory takes minutes of its own, and the profile another program: they are run by name.
 USUAL = ("intake", "backlog", "listing")
 
 
