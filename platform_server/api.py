@@ -5,6 +5,7 @@ Answers are `{"success": true, "data": …}`; errors `{"success": false, "error"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
@@ -12,7 +13,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 from structlog.contextvars import bind_contextvars
 
 from platform_server.errors import TooLarge, TooSlow
@@ -22,6 +24,9 @@ from platform_server.tokens import authenticate, seen
 
 # Where the API is.
 PREFIX = "/api/v1/system"
+
+# JSON can name characters that are none in UTF-8, and PostgreSQL's texts have no NUL.
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
 _Data = TypeVar("_Data")
 
@@ -37,7 +42,18 @@ class View(BaseModel):
     model_config = ConfigDict(from_attributes=True, frozen=True)
 
 
-class Body(BaseModel):
+class Asked(BaseModel):
+    """What a request asks for. Its texts are ones that every database keeps."""
+
+    @field_validator("*")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            raise PydanticCustomError("text", "Input should be Unicode without NUL and lone surrogates")
+        return value
+
+
+class Body(Asked):
     """A request's body: nothing in it is passed over."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -115,7 +131,7 @@ def documented(router: APIRouter) -> APIRouter:
     return router
 
 
-class Window(BaseModel):
+class Window(Asked):
     """Which part of a list, the newest first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -160,6 +160,27 @@ def test_injection_in_every_text_field_of_every_route(
     assert pipeline.standard().status_code == 202
 
 
+@pytest.mark.parametrize("text", ["\\ud800", "a\\u0000b"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/disk_image_webhooks", '{"label": "%s"}'),
+        ("/ci_workers", '{"name": "%s"}'),
+        ("/ci_workers", '{"name": "runner", "description": "%s"}'),
+        ("/node_platforms", '{"node_platform": {"name": "debian", "description": "%s"}}'),
+        ("/node_platforms", '{"node_platform": {"name": "debian", "cosign_identity_regexp": "%s"}}'),
+        ("/actions/provision_disk_image_webhook", '{"label": "%s"}'),
+        ("/actions/system_provision_ci_worker", '{"name": "%s"}'),
+        ("/actions/recent_events", '{"kind_prefix": "%s"}'),
+    ],
+)
+def test_a_text_that_is_none_in_utf8_is_refused(api: Api, path: str, body: str, text: str) -> None:
+    error = api.error(422, "POST", path, content=body % text, headers={"content-type": "application/json"})
+    assert "unicode" in error.lower()
+    for name in ("kind_prefix", "correlation_id"):
+        assert "should be Unicode" in api.error(422, "GET", "/events", params={name: "a\0b"})
+
+
 # which registries are asked
 
 
