@@ -84,9 +84,11 @@ class Managed(RuleBasedStateMachine):
 
     # what happens
 
-    @initialize()
-    def begin(self) -> None:
-        for which in range(2):
+    @initialize(policy=st.sampled_from(Policy))
+    def begin(self, policy: Policy) -> None:
+        """Each platform has its default and one newer image, about which the policy decides."""
+        self.set_policy(None, policy)
+        for which in (0, 1, 0, 1):
             self.publish(which)
 
     @rule(which=WHICH)
@@ -217,6 +219,8 @@ class Managed(RuleBasedStateMachine):
         if chosen != before:
             anyio.run(tick, self.platform)
             assert self.defaults()[which] == chosen
+            if not self.is_paused():
+                assert self.platforms[which] not in {each.node_platform_id for each in self.pending()}
 
     @rule(which=WHICH)
     def roll_back(self, which: int) -> None:
