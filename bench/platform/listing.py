@@ -69,12 +69,14 @@ def main(site: Site, runs: int) -> None:
         with ExitStack() as stack:
             homes = [site.home(kind, f"listing-{sizes[0]}") for sizes in (SHORT, LONG)]
             histories = [_filled(home, *sizes) for home, sizes in zip(homes, (SHORT, LONG), strict=True)]
-            short, long = (
-                _Side(history, home.token, _connected(stack, home))
-                for home, history in zip(homes, histories, strict=True)
-            )
-            for side in (short, long):
+            ports = [stack.enter_context(serving(home, "--workers", "0")).port for home in homes]
+            sides = []
+            for home, history, port in zip(homes, histories, ports, strict=True):
+                # asked at once: the server closes a connection that says nothing for long
+                side = _Side(history, home.token, stack.enter_context(connect(port)))
                 side.check()
+                sides.append(side)
+            short, long = sides
             for name in [*QUESTIONS] * TIMES:
                 short.time(name)
                 long.time(name)
@@ -91,11 +93,6 @@ def _filled(home: Home, publications: int, events: int) -> History:
         return fill(opened, publications, events)
     finally:
         opened.database.close()
-
-
-def _connected(stack: ExitStack, home: Home) -> socket.socket:
-    served = stack.enter_context(serving(home, "--workers", "0"))
-    return stack.enter_context(connect(served.port))
 
 
 def _row(name: str, short: Sequence[float], long: Sequence[float]) -> list[str]:

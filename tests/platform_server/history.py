@@ -65,12 +65,8 @@ def fill(opened: Platform, publications: int, events: int) -> History:
     account, (old, *platforms) = opened.database.write_now(prepare)
     images = [new_id() for _ in range(publications)]
     rows = (
-        _publication(number, each, account, at)
-        | (
-            {"node_platform_id": old, "status": Status.PUBLISHED}
-            if number < publications // 10
-            else {"node_platform_id": platforms[number % PLATFORMS]}
-        )
+        _publication(number, each, account, at, is_good=number >= publications // 10)
+        | {"node_platform_id": old if number < publications // 10 else platforms[number % PLATFORMS]}
         for number, each in enumerate(images)
     )
     _write(opened.database, _table(Publication), rows)
@@ -87,10 +83,11 @@ def fill(opened: Platform, publications: int, events: int) -> History:
     return History(platforms[0], old, images, happened, things[one], story)
 
 
-def _publication(number: int, id_: UUID, account: UUID, at: datetime) -> dict[str, Any]:
+def _publication(number: int, id_: UUID, account: UUID, at: datetime, *, is_good: bool) -> dict[str, Any]:
     sha = hashlib.sha256(str(number).encode()).hexdigest()
-    status = {0: Status.FAILED, 1: Status.RETIRED}.get(number // PLATFORMS % 10, Status.PURGED)
-    is_good = status is not Status.FAILED
+    # What no sweep changes: nothing is published, and nothing was retired long ago.
+    gone = Status.RETIRED if number // PLATFORMS % 10 == 0 else Status.PURGED
+    status = gone if is_good else Status.FAILED
     return {
         "id": id_, "created_at": at, "account_id": account,
         "correlation_id": str(id_), "status": status, "arch": "amd64", "git_sha": sha[:40],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from supply_chain.oci import digest_of
@@ -39,8 +40,10 @@ class Images:
         repo = self.server.repo(REPOSITORY)
         for content in (content for path, content in files.items() if path.startswith("blobs/")):
             repo.blobs[digest_of(content)] = content
-            if content.startswith(b"{") and "layers" in (loaded := json.loads(content)):
-                repo.manifests[digest_of(content)] = (loaded["mediaType"], content)
+            # an image's noise may begin like JSON
+            with suppress(ValueError):
+                if content.startswith(b"{") and "layers" in (loaded := json.loads(content)):
+                    repo.manifests[digest_of(content)] = (loaded["mediaType"], content)
 
     def ref(self, target: str = "13") -> str:
         """The reference of a tag or digest."""

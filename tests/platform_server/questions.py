@@ -89,7 +89,7 @@ QUESTIONS: Mapping[str, _Asks] = {
     "… of a platform long unused": _old_platform,
     "publications, by action": _action(),
     "… of a common status, by action": _action(status="purged"),
-    "… of an old status, by action": _action(status="published"),
+    "… of an old status, by action": _action(status="failed"),
     "… of a status that none has, by action": _action(0, status="queued"),
     "node platforms": lambda _: Question("/node_platforms", name="node_platforms", rows=PLATFORMS + 1),
     "events": _events(),
