@@ -150,7 +150,7 @@ def test_a_revoked_token_and_a_missing_permission_end_a_call(made: Made, platfor
     async def session() -> None:
         with open(os.devnull, "w") as errors:  # noqa: ASYNC230
             async with over_stdio(made, errors=errors, token=token) as client:
-                assert [tool.name for tool in (await client.list_tools()).tools] == ["recent_events"]
+                assert "recent_events" in {tool.name for tool in (await client.list_tools()).tools}
                 assert (await call(client, "recent_events"))["count"] == 0
                 assert "lacks the permission" in await refusal(client, "system_list_ci_workers")
                 platform.database.write_now(
