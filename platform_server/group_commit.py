@@ -26,10 +26,10 @@ class Unit(Generic[_Result]):
     """A unit of work that waits for its turn, and then what came of it.
 
     Units of one transaction run in the order of `key`: processes that take the same locks take them in the
-    same order.
+    same order. One with a key has no savepoint of its own.
     """
 
-    def __init__(self, work: Callable[[Connection], _Result], key: str = "") -> None:
+    def __init__(self, work: Callable[[Connection], _Result], key: str | None = None) -> None:
         self.work = work
         self.key = key
         self.failures = 0
@@ -91,7 +91,7 @@ class GroupCommit:
         again: Sequence[Unit[Any]] = ()
         while again or not self._closing:
             group = [*again, *self._taken(GROUP - len(again), wait=not again)]
-            group.sort(key=lambda each: each.key)
+            group.sort(key=lambda each: each.key or "")
             try:
                 again = self._run(group) if group else ()
             except BaseException as error:
