@@ -139,9 +139,7 @@ def test_a_migration_killed_at_any_moment_can_be_run_again(
     moments = kill("migrate", whole, revision=goal)["moments"]
     after = _rows(whole)
     if "base" not in (start, goal):
-        added = after.keys() ^ before.keys()
-        assert "purges" in added
-        assert not any((after | before)[table] for table in added)
+        assert "purges" in after.keys() ^ before.keys()
         assert len(after["publications"]) == len(Status)
         assert all(after[table] == before[table] for table in after.keys() & before.keys())
     chosen = random.Random(SEED).sample(range(1, moments + 1), min(made.moments // 2, moments))
@@ -150,7 +148,12 @@ def test_a_migration_killed_at_any_moment_can_be_run_again(
         assert kill("migrate", state, moment, revision=goal)["killed"]
         assert _rows(state) == before, f"killed at moment {moment} of {moments}"
         kill("migrate", state, revision=goal)
-        assert _rows(state) == after
+        again = _rows(state)
+        assert {name: len(rows) for name, rows in again.items()} == {
+            name: len(rows) for name, rows in after.items()
+        }
+        # what a migration makes itself has other ids and times each time
+        assert all(again[name] == after[name] for name in after.keys() & before.keys())
         if goal == "head":
             state.open().database.close()
 
