@@ -153,14 +153,16 @@ async def _outcome(
     log.info("verification begins", extra={"attempt": lease.attempt, "oci_ref": task.row.oci_ref})
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep, platform, lease, tasks.cancel_scope)
-        try:
-            with VERIFICATION_SECONDS.time(), anyio.fail_after(_LONGEST.total_seconds()):
-                outcome = await _judge(platform, verifier, task)
-        except Rejected as rejected:
-            outcome = rejected
-        except (RegistryError, TimeoutError, OSError) as error:
-            outcome = _later(lease, str(error) or type(error).__name__, schedule)
-        lost = False
+        # what leaves the group would leave it as a group of exceptions
+        with suppress(LeaseLost):
+            try:
+                with VERIFICATION_SECONDS.time(), anyio.fail_after(_LONGEST.total_seconds()):
+                    outcome = await _judge(platform, verifier, task)
+            except Rejected as rejected:
+                outcome = rejected
+            except (RegistryError, TimeoutError, OSError) as error:
+                outcome = _later(lease, str(error) or type(error).__name__, schedule)
+            lost = False
         tasks.cancel_scope.cancel()
     if lost:
         raise LeaseLost

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from platform_server import outcomes, queue, worker
 from platform_server.publications import newest
@@ -336,6 +337,26 @@ def test_a_worker_that_is_stopped_leaves_its_job_for_the_next_at_once(trial: Tri
         anyio.run(stopped)
     assert trial.work()
     assert trial.row(publication_id).status is Status.PUBLISHED
+
+
+def test_a_lease_that_is_lost_before_the_digest_is_pinned(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found out no longer counts, and the worker goes on."""
+    pin = outcomes.pin
+
+    def late(session: Session, lease: queue.Lease, digest: str, at: datetime) -> bool:
+        session.scalars(select(Job)).one().lease = None
+        session.flush()
+        return pin(session, lease, digest, at)
+
+    trial.images.push()
+    publication_id = trial.report()
+    with monkeypatch.context() as patched:
+        patched.setattr(outcomes, "pin", late)
+        assert trial.work()
+    assert trial.row(publication_id).status == "verifying"
+    assert trial.row(publication_id).oci_digest is None
 
 
 def test_work_ends_when_its_lease_is_lost(trial: Trial, settings: Settings) -> None:
