@@ -95,8 +95,6 @@ class Schedule:
     webhook_tolerance: timedelta = timedelta(minutes=5)
     # how long equal bodies without a webhook-id are one delivery
     plain_delivery: timedelta = timedelta(hours=24)
-    # how long a webhook-id is remembered
-    delivery: timedelta = timedelta(days=30)
     # how long the secret before a rotation still counts
     rotation_overlap: timedelta = timedelta(hours=1)
     # how long a secret that an action made waits to be read
