@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -177,7 +178,13 @@ def kept(folder: Path) -> dict[UUID, Path]:
 def _left_parts(folder: Path, before: datetime) -> list[Path]:
     """What a killed process left; one that still grows is younger."""
     limit = before.timestamp()
-    return [path for path in folder.glob("*.part") if path.stat().st_mtime < limit]
+    left = []
+    for path in folder.glob("*.part"):
+        # one may have got its name since it was listed
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < limit:
+                left.append(path)
+    return left
 
 
 def _delete(paths: Iterable[Path]) -> None:
