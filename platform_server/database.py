@@ -17,8 +17,8 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -30,10 +30,11 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from platform_server import postgres, sqlite
 from platform_server.errors import StateError, Unavailable
-from platform_server.group_commit import GroupCommit, Unit
+from platform_server.group_commit import AnyUnit, GroupCommit, Unit
 
 log = logging.getLogger(__name__)
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Work = Callable[[Session], _Result]
 
@@ -82,15 +83,17 @@ class Database:
     async def write(self, work: Work[_Result]) -> _Result:
         """Run `work` in a transaction that is committed when this returns, and undone when it raises."""
         if self.is_sqlite:
-            return await self._groups.do(Unit(_in_session(work)))
+            return await self._groups.do(_unit(work))
         limiter = _limiter(self._writing, WRITERS)
         return await anyio.to_thread.run_sync(self.write_now, work, limiter=limiter)
 
-    async def write_together(self, work: Callable[[Connection], _Result], key: str) -> _Result:
-        """`write` for many short ones, on a connection: one transaction holds as many as wait. `key` names
-        what they take turns for.
+    async def write_together(
+        self, work: Callable[[Connection, Sequence[_Item]], Sequence[_Result]], item: _Item
+    ) -> _Result:
+        """`write` for many that do the same: `work` gets the items of all that wait, and returns as many
+        results. Where it raises, it is run for each item alone.
         """
-        return await self._groups.do(Unit(work, key))
+        return await self._groups.do(Unit(work, item))
 
     def read_now(self, work: Work[_Result]) -> _Result:
         """`read`, in this thread."""
@@ -104,7 +107,7 @@ class Database:
     def write_now(self, work: Work[_Result]) -> _Result:
         """`write`, in this thread."""
         if self.is_sqlite:
-            return self._groups.do_now(Unit(_in_session(work)))
+            return self._groups.do_now(_unit(work))
         return self._patiently(lambda: self._alone(work))
 
     @contextmanager
@@ -175,51 +178,43 @@ class Database:
         return postgres.may_heal(error) or getattr(error.orig, "sqlstate", None) == postgres.UNIQUE
 
     def _alone(self, work: Work[_Result]) -> _Result:
-        with (
-            self._transaction() as connection,
-            Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session,
-        ):
-            value = work(session)
-            # The session's own end: what was returned stays as it is, however the connection's commit ends.
-            session.commit()
-            return value
+        with self._transaction() as connection:
+            return _in_session(connection, work)
 
-    def _run(self, group: Sequence[Unit[Any]]) -> Sequence[Unit[Any]]:
+    def _run(self, group: Sequence[AnyUnit]) -> Sequence[AnyUnit]:
         """One transaction, in which a unit that fails takes no other along; those to be done again."""
+        alike: dict[object, list[AnyUnit]] = {}
+        for each in group:
+            alike.setdefault(each.work, []).append(each)
 
-        def bare() -> None:
+        def once() -> None:
             with self._transaction() as connection:
-                for each in group:
-                    each.error = None
-                    each.value = each.work(connection)
+                for units in alike.values():
+                    self._do(connection, units)
 
-        def guarded() -> None:
-            with self._transaction() as connection:
-                for each in group:
-                    each.error = None
-                    try:
-                        with nullcontext() if each.key is None else connection.begin_nested():
-                            each.value = each.work(connection)
-                    except BaseException as error:  # a panic in Rust is no Exception
-                        if self._undone(connection, error):
-                            raise
-                        each.error = error
-
-        if all(each.key is not None for each in group):
-            # Savepoints cost a fifth of a delivery, and hardly one fails.
-            try:
-                bare()
-                return ()
-            except Unavailable:
-                # The commit may have been done.
-                raise
-            except BaseException:
-                log.debug("a unit failed: its group is done again, each in a savepoint", exc_info=True)
-        self._patiently(guarded)
+        self._patiently(once)
         again = [each for each in group if each.error is not None and self._heals(each.error)]
         for each in again:
             each.failures += 1
         return [each for each in again if each.failures < _ATTEMPTS]
+
+    def _do(self, connection: Connection, units: Sequence[AnyUnit]) -> None:
+        """Units of the same work in a savepoint; if they fail together, each in one of its own."""
+        try:
+            with connection.begin_nested():
+                values = units[0].work(connection, [each.item for each in units])
+        except BaseException as error:  # a panic in Rust is no Exception
+            if self._undone(connection, error):
+                raise
+            if len(units) == 1:
+                units[0].error = error
+                return
+            log.debug("units of one group are done one by one, since together they fail", exc_info=True)
+            for each in units:
+                self._do(connection, [each])
+        else:
+            for each, value in zip(units, values, strict=True):
+                each.value, each.error = value, None
 
     def _undone(self, connection: Connection, error: BaseException) -> bool:
         """Whether the error took the whole transaction along, and not only the unit's savepoint."""
@@ -254,17 +249,18 @@ class Database:
                     raise
 
 
-def _in_session(work: Work[_Result]) -> Callable[[Connection], _Result]:
-    """In a savepoint of the connection's transaction."""
+def _unit(work: Work[_Result]) -> Unit[None, _Result]:
+    """A unit that nobody else's work is done with."""
+    return Unit(lambda connection, items: [_in_session(connection, work)], None)
 
-    def run(connection: Connection) -> _Result:
-        with (
-            Session(connection, expire_on_commit=False, join_transaction_mode="create_savepoint") as session,
-            session.begin(),
-        ):
-            return work(session)
 
-    return run
+def _in_session(connection: Connection, work: Work[_Result]) -> _Result:
+    """Run `work` in the connection's savepoint or transaction, which whoever began it ends."""
+    with Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session:
+        value = work(session)
+        # The session's own end: what was returned stays as it is, however the connection's commit ends.
+        session.commit()
+        return value
 
 
 def _limiter(variable: RunVar[anyio.CapacityLimiter], tokens: int) -> anyio.CapacityLimiter:

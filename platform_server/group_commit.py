@@ -9,29 +9,32 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import anyio
 from sqlalchemy import Connection
 
 from platform_server.errors import Unavailable
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 # Units of work in one transaction.
 GROUP = 64
 
 
-class Unit(Generic[_Result]):
-    """A unit of work that waits for its turn, and then what came of it.
+class Unit(Generic[_Item, _Result]):
+    """What one caller wants done, and then what came of it.
 
-    Units of one transaction run in the order of `key`: processes that take the same locks take them in the
-    same order. One with a key has no savepoint of its own.
+    Units of one transaction with the same `work` are done by one call of it, which gets their items and
+    returns as many results.
     """
 
-    def __init__(self, work: Callable[[Connection], _Result], key: str | None = None) -> None:
+    def __init__(
+        self, work: Callable[[Connection, Sequence[_Item]], Sequence[_Result]], item: _Item
+    ) -> None:
         self.work = work
-        self.key = key
+        self.item = item
         self.failures = 0
         self.error: BaseException | None = None
         self.value: _Result | None = None
@@ -44,26 +47,29 @@ class Unit(Generic[_Result]):
         return cast(_Result, self.value)
 
 
+AnyUnit: TypeAlias = Unit[Any, Any]
+
+
 class GroupCommit:
     """A queue of units and the thread that works on it. `run` does a group, and returns those of it that are
     to be done again, in the next group.
     """
 
-    def __init__(self, run: Callable[[Sequence[Unit[Any]]], Sequence[Unit[Any]]]) -> None:
+    def __init__(self, run: Callable[[Sequence[AnyUnit]], Sequence[AnyUnit]]) -> None:
         self._run = run
-        self._waiting: queue.SimpleQueue[Unit[Any] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[AnyUnit | None] = queue.SimpleQueue()
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def do_now(self, unit: Unit[_Result]) -> _Result:
+    def do_now(self, unit: Unit[Any, _Result]) -> _Result:
         """The unit's result; this thread waits for it."""
         ended = unit.ended = threading.Event()
         self._put(unit)
         ended.wait()
         return unit.result()
 
-    async def do(self, unit: Unit[_Result]) -> _Result:
+    async def do(self, unit: Unit[Any, _Result]) -> _Result:
         """The unit's result. Whoever is cancelled waits for it all the same: it can't be taken back."""
         ended = unit.ended = asyncio.get_running_loop().create_future()
         self._put(unit)
@@ -79,7 +85,7 @@ class GroupCommit:
                 self._thread.join()
                 self._thread = None
 
-    def _put(self, unit: Unit[Any]) -> None:
+    def _put(self, unit: AnyUnit) -> None:
         with self._turn:
             if self._thread is None:
                 self._closing = False
@@ -88,10 +94,9 @@ class GroupCommit:
             self._waiting.put(unit)
 
     def _work(self) -> None:
-        again: Sequence[Unit[Any]] = ()
+        again: Sequence[AnyUnit] = ()
         while again or not self._closing:
             group = [*again, *self._taken(GROUP - len(again), wait=not again)]
-            group.sort(key=lambda each: each.key or "")
             try:
                 again = self._run(group) if group else ()
             except BaseException as error:
@@ -103,8 +108,8 @@ class GroupCommit:
                     each.error = error
             _tell([each for each in group if each not in again])
 
-    def _taken(self, most: int, *, wait: bool) -> list[Unit[Any]]:
-        taken: list[Unit[Any]] = []
+    def _taken(self, most: int, *, wait: bool) -> list[AnyUnit]:
+        taken: list[AnyUnit] = []
         with suppress(queue.Empty):
             while len(taken) < most and not self._closing:
                 unit = self._waiting.get(block=wait and not taken)
@@ -115,7 +120,7 @@ class GroupCommit:
         return taken
 
 
-def _tell(units: Sequence[Unit[Any]]) -> None:
+def _tell(units: Sequence[AnyUnit]) -> None:
     """Wake those who wait, each event loop once."""
     loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for unit in units:

@@ -257,8 +257,9 @@ class Publication(Base):
         Index(None, "node_platform_id", "id"),
         Index(None, "node_platform_id", "status", "id"),
         Index(None, "status", "id"),
-        Index(None, "oci_digest"),
-        Index(None, "node_platform_id", "git_sha"),
+        # with the status: however often a commit or image fails, what counts is found at once
+        Index(None, "node_platform_id", "git_sha", "status"),
+        Index(None, "oci_digest", "node_platform_id", "status"),
         # One row at a time can claim a commit, and one can have it; one can have an image.
         Index(
             "uq_publications_claim",

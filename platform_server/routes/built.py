@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from platform_server.answers import Answer, Reason, refused
 from platform_server.errors import TooLarge
-from platform_server.intake import Answer, Intake, Reason, Received, refused
+from platform_server.intake import Intake, Received
 from platform_server.metrics import LIMITED, WEBHOOKS
 from platform_server.payload import Built
 from platform_server.proxies import sender_of

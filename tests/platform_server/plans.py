@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Step:
         """Whether it goes through a whole table."""
         if self.what.startswith("Seq Scan"):
             return True
-        return self.what.startswith("SCAN") and "USING" not in self.what and "CONSTANT" not in self.what
+        # an anonymous subquery's rows were found by steps of their own
+        return bool(re.match("SCAN (?!anon_)", self.what)) and not re.search("USING|CONSTANT", self.what)
 
     @property
     def is_sort(self) -> bool:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from platform_server import deliveries
 from platform_server.identifiers import new_id
 from platform_server.tables import Account, Agent, ApprovalRequest, Category, NodePlatform, Publication
 
@@ -48,6 +49,21 @@ def publication(session: Session, at: datetime, platform: NodePlatform, **fields
     session.add(row)
     session.flush()
     return row
+
+
+def queued(session: Session, at: datetime, **columns: Any) -> UUID:
+    """A publication and its job, as the webhook makes them."""
+    row = {
+        "id": new_id(),
+        "correlation_id": str(new_id()),
+        "arch": "amd64",
+        "oci_ref": "registry.example/os/debian:13",
+        "payload": {},
+        **dict.fromkeys(("webhook_id", "git_sha", "oci_digest", "sha256", "size_bytes", "firmware_ref")),
+        **columns,
+    }
+    deliveries.accept(session.connection(), [row], at)
+    return UUID(str(row["id"]))
 
 
 def approval_request(session: Session, at: datetime, row: Publication, **fields: Any) -> ApprovalRequest:

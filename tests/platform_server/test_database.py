@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from platform_server import node_platforms
 from platform_server.database import Database
 from platform_server.errors import Unavailable
-from platform_server.group_commit import GROUP, GroupCommit, Unit
+from platform_server.group_commit import GROUP, AnyUnit, GroupCommit, Unit
 from platform_server.state_folder import Platform
 from platform_server.tables import Account, NodePlatform
 from tests.platform_server.clock import Clock
@@ -134,35 +134,41 @@ class Panic(BaseException):
 
 def test_a_panic_takes_none_of_its_group_along(platform: Platform) -> None:
     begun, go_on = threading.Event(), threading.Event()
+    calls: list[Sequence[str]] = []
     ended: list[str] = []
 
-    def first(connection: Connection) -> None:
-        begun.set()
-        assert go_on.wait(30)
+    def work(connection: Connection, names: Sequence[str]) -> Sequence[str]:
+        calls.append(names)
+        if "first" in names:
+            begun.set()
+            assert go_on.wait(30)
+        if "panics" in names:
+            raise Panic
+        return [f"{name} done" for name in names]
 
-    def panic(connection: Connection) -> None:
-        raise Panic
-
-    async def one(key: str, work: Callable[[Connection], None]) -> None:
+    async def one(name: str) -> None:
         try:
-            await platform.database.write_together(work, key)
+            ended.append(await platform.database.write_together(work, name))
         except Panic:
-            ended.append(f"{key} panicked")
-        else:
-            ended.append(f"{key} done")
+            ended.append(f"{name}")
 
     async def group() -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(one, "0", first)
+            tasks.start_soon(one, "first")
             await anyio.to_thread.run_sync(begun.wait)
-            tasks.start_soon(one, "1", lambda connection: None)
-            tasks.start_soon(one, "2", panic)
-            tasks.start_soon(one, "3", lambda connection: None)
+            for name in ("before", "panics", "after"):
+                tasks.start_soon(one, name)
             await anyio.wait_all_tasks_blocked()
             go_on.set()
 
     anyio.run(group)
-    assert sorted(ended) == ["0 done", "1 done", "2 panicked", "3 done"]
+    assert sorted(ended) == ["after done", "before done", "first done", "panics"]
+    # all together, and since that failed, each alone
+    assert [sorted(each) for each in calls] == [
+        ["first"],
+        ["after", "before", "panics"],
+        *([each] for each in calls[1]),
+    ]
 
 
 def test_a_full_disk_fails_its_whole_group(tmp_path: Path) -> None:
@@ -171,30 +177,35 @@ def test_a_full_disk_fails_its_whole_group(tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
     kept: list[str] = []
 
-    def first(connection: Connection) -> None:
-        begun.set()
-        assert go_on.wait(30)
+    def insert(connection: Connection, name: str) -> None:
+        if name == "3":
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+        connection.exec_driver_sql(
+            "INSERT INTO full_disk VALUES (?)", (name * (10**6 if name == "3" else 1),)
+        )
 
-    def insert(name: str, *, full: bool = False) -> Callable[[Connection], str]:
-        def work(connection: Connection) -> str:
-            if full:
-                pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-                connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-            connection.exec_driver_sql("INSERT INTO full_disk VALUES (?)", (name * (10**6 if full else 1),))
-            return name
+    def one_kind(connection: Connection, names: Sequence[str]) -> Sequence[str]:
+        if "0" in names:
+            begun.set()
+            assert go_on.wait(30)
+        for name in names:
+            insert(connection, name)
+        return names
 
-        return work
+    def another_kind(connection: Connection, names: Sequence[str]) -> Sequence[str]:
+        return one_kind(connection, names)
 
-    async def one(name: str, work: Callable[[Connection], str]) -> None:
+    async def one(work: Callable[[Connection, Sequence[str]], Sequence[str]], name: str) -> None:
         with suppress(OperationalError):
-            kept.append(await database.write_together(work, key=name))
+            kept.append(await database.write_together(work, name))
 
     async def group() -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(database.write_together, first, "0")
+            tasks.start_soon(one, one_kind, "0")
             await anyio.to_thread.run_sync(begun.wait)
             for name in ("1", "2", "3", "4"):
-                tasks.start_soon(one, name, insert(name, full=name == "3"))
+                tasks.start_soon(one, another_kind if name == "1" else one_kind, name)
             await anyio.wait_all_tasks_blocked()
             go_on.set()
 
@@ -214,7 +225,7 @@ def test_who_waits_for_a_server_that_is_gone_waits_once() -> None:
     runs: list[int] = []
     full = threading.Event()
 
-    def run(group: Sequence[Unit[str]]) -> Sequence[Unit[str]]:
+    def run(group: Sequence[AnyUnit]) -> Sequence[AnyUnit]:
         assert full.wait(30)
         runs.append(len(group))
         raise Unavailable("the database does not answer", "send the request again later")
@@ -223,7 +234,7 @@ def test_who_waits_for_a_server_that_is_gone_waits_once() -> None:
 
     async def one() -> None:
         with pytest.raises(Unavailable):
-            await groups.do(Unit(lambda connection: "never"))
+            await groups.do(Unit(lambda connection, items: items, "never"))
 
     async def many() -> None:
         async with anyio.create_task_group() as tasks:

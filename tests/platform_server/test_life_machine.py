@@ -35,7 +35,6 @@ from sqlalchemy.orm import Session
 
 from platform_server import (
     defaults,
-    deliveries,
     node_platforms,
     outcomes,
     queue,
@@ -45,7 +44,6 @@ from platform_server import (
 )
 from platform_server.errors import Refused
 from platform_server.events import Kind
-from platform_server.identifiers import new_id
 from platform_server.outcomes import NotNow
 from platform_server.permissions import EVERYTHING, Caller
 from platform_server.settings import Registries, Settings
@@ -57,7 +55,7 @@ from supply_chain.registry import Policy, open_repository
 from supply_chain.verify.image import Verified
 from tests.platform_server.clock import START, Clock
 from tests.platform_server.made import Made
-from tests.platform_server.rows import first_account_id, node_platform
+from tests.platform_server.rows import first_account_id, node_platform, queued
 from tests.supply_chain.registry_server import Fault, Planned, RegistryServer, registry
 from tests.supply_chain.stored import store
 
@@ -163,18 +161,11 @@ class Life(RuleBasedStateMachine):
         values = {
             "account_id": self.caller.account_id,
             "node_platform_id": self.platforms[which],
-            "webhook_id": None,
-            "correlation_id": str(new_id()),
-            "arch": "amd64",
-            "git_sha": None,
             "oci_ref": f"{self.server.host}/{REPOSITORY}:v{number}",
             "oci_digest": digest if pinned else None,
-            "sha256": None,
-            "size_bytes": None,
-            "firmware_ref": None,
             "payload": {"number": number},
         }
-        self.write(lambda on: deliveries.accept(on.connection(), values, self.clock()))
+        self.write(lambda on: queued(on, self.clock(), **values))
 
     @rule(outcome=st.sampled_from(["holds", "holds", "holds", "does not hold", "cut off"]))
     def verify(self, outcome: str) -> None:

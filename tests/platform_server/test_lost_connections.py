@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import anyio
@@ -119,13 +119,13 @@ def _alone(database: Database, runs: list[str]) -> None:
 
 
 def _together(database: Database, runs: list[str]) -> None:
-    def work(on: Connection) -> str:
+    def work(on: Connection, names: Sequence[str]) -> Sequence[str]:
         runs.append("run")
-        on.execute(insert(Account), {"id": new_id(), "name": "new", "created_at": START})
-        return "new"
+        on.execute(insert(Account), [{"id": new_id(), "name": each, "created_at": START} for each in names])
+        return names
 
     async def write() -> str:
-        return await database.write_together(work, key="new")
+        return await database.write_together(work, "new")
 
     assert anyio.run(write) == "new"
 

@@ -24,9 +24,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from platform_server import defaults, deliveries, node_platforms, outcomes, queue
+from platform_server import defaults, node_platforms, outcomes, queue
 from platform_server.errors import Conflict, Refused
-from platform_server.identifiers import new_id
 from platform_server.manager import agents, approvals, autonomy, policies
 from platform_server.manager.autonomy import Update
 from platform_server.manager.tick import tick
@@ -48,7 +47,7 @@ from platform_server.tables import (
 from supply_chain.verify.image import Verified
 from tests.platform_server.clock import START, Clock
 from tests.platform_server.invariants import broken
-from tests.platform_server.rows import node_platform
+from tests.platform_server.rows import node_platform, queued
 
 _Result = TypeVar("_Result")
 
@@ -97,21 +96,8 @@ class Managed(RuleBasedStateMachine):
         before = self.defaults()
         self.count += 1
         self.clock.pass_by(seconds=1)
-        values: dict[str, Any] = {
-            "account_id": self.caller.account_id,
-            "node_platform_id": self.platforms[which],
-            "webhook_id": None,
-            "correlation_id": str(new_id()),
-            "arch": "amd64",
-            "git_sha": None,
-            "oci_ref": "registry.example/os/debian:13",
-            "oci_digest": None,
-            "sha256": None,
-            "size_bytes": None,
-            "firmware_ref": None,
-            "payload": {},
-        }
-        self.write(lambda on: deliveries.accept(on.connection(), values, self.clock()))
+        place = {"account_id": self.caller.account_id, "node_platform_id": self.platforms[which]}
+        self.write(lambda on: queued(on, self.clock(), **place))
         lease = self.write(lambda on: queue.claim(on, self.clock(), timedelta(minutes=1)))
         assert lease is not None
         self.write(lambda on: outcomes.begin(on, lease, 5, self.clock()))

@@ -12,14 +12,13 @@ import anyio
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from platform_server import deliveries, worker
-from platform_server.identifiers import new_id
+from platform_server import worker
 from platform_server.state_folder import Platform
 from platform_server.tables import Event, Job, NodePlatform, Publication, Webhook
 from platform_server.verifier import Verifier, verifier_of
 from tests.platform_server.clock import Clock
 from tests.platform_server.images import Images
-from tests.platform_server.rows import node_platform
+from tests.platform_server.rows import node_platform, queued
 from tests.supply_chain.verify.forge import IDENTITY, ISSUER
 
 _Result = TypeVar("_Result")
@@ -48,18 +47,10 @@ class Trial:
             "account_id": self.node_platform.account_id,
             "node_platform_id": self.node_platform.id,
             "webhook_id": self.webhook_id,
-            "correlation_id": str(new_id()),
-            "arch": "amd64",
-            "git_sha": None,
             "oci_ref": oci_ref or self.images.ref(),
-            "oci_digest": None,
-            "sha256": None,
-            "size_bytes": None,
-            "firmware_ref": None,
-            "payload": {},
-        } | columns
-        at = self.platform.clock()
-        return self.write(lambda on: deliveries.accept(on.connection(), values, at))
+            **columns,
+        }
+        return self.write(lambda on: queued(on, self.platform.clock(), **values))
 
     def work(self) -> bool:
         """One turn of a worker."""
