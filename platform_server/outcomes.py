@@ -7,7 +7,7 @@ is killed, and an event tells it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
@@ -35,6 +35,25 @@ class Task:
     lease: Lease
     row: Publication
     platform: NodePlatform
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A job that was claimed, and what is to be done: the task, the refusal to write, or nothing."""
+
+    lease: Lease
+    task: Task | Rejected | None
+
+
+def next_turn(session: Session, length: timedelta, attempts: int, at: datetime) -> Turn | None:
+    """Claim the job that has waited longest, for `length`, and begin it; None when none is due."""
+    lease = queue.claim(session, at, length)
+    if lease is None:
+        return None
+    try:
+        return Turn(lease, begin(session, lease, attempts, at))
+    except Rejected as rejected:
+        return Turn(lease, rejected)
 
 
 def begin(session: Session, lease: Lease, attempts: int, at: datetime) -> Task | None:

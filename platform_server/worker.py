@@ -12,6 +12,7 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
 import anyio
 from structlog.contextvars import bind_contextvars, bound_contextvars, unbind_contextvars
@@ -19,7 +20,7 @@ from structlog.contextvars import bind_contextvars, bound_contextvars, unbind_co
 from pipelines.errors import UsageError
 from platform_server import outcomes, queue
 from platform_server.metrics import VERDICTS, VERIFICATION_SECONDS
-from platform_server.outcomes import Task
+from platform_server.outcomes import Task, Turn
 from platform_server.queue import Lease, LeaseLost
 from platform_server.registries import UntrustedRegistry
 from platform_server.settings import Schedule
@@ -67,19 +68,20 @@ async def _run_one(platform: Platform, verifier: Verifier) -> None:
 async def work(platform: Platform, verifier: Verifier) -> bool:
     """Verify one publication that is due; False when there is none."""
     schedule, write, clock = platform.settings.schedule, platform.database.write, platform.clock
-    lease = await write(lambda on: queue.claim(on, clock(), schedule.lease))
-    if lease is None:
+    turn = await write(lambda on: outcomes.next_turn(on, schedule.lease, schedule.attempts, clock()))
+    if turn is None:
         return False
-    with bound_contextvars(publication_id=str(lease.publication_id)):
-        await _work(platform, verifier, lease)
+    with bound_contextvars(publication_id=str(turn.lease.publication_id)):
+        await _work(platform, verifier, turn)
     return True
 
 
-async def _work(platform: Platform, verifier: Verifier, lease: Lease) -> None:
+async def _work(platform: Platform, verifier: Verifier, turn: Turn) -> None:
     """Verify one publication, and write what came of it."""
     schedule, write, clock = platform.settings.schedule, platform.database.write, platform.clock
+    lease, task = turn.lease, turn.task
     try:
-        outcome = await _outcome(platform, verifier, lease)
+        outcome = await _outcome(platform, verifier, task) if isinstance(task, Task) else task
         if isinstance(outcome, Verified):
             verified = outcome
             try:
@@ -127,6 +129,9 @@ class _Later:
     why: str
 
 
+_Outcome: TypeAlias = Verified | Rejected | _Later
+
+
 def _later(lease: Lease, why: str, schedule: Schedule) -> _Later | Rejected:
     """Another attempt, if there is one left."""
     if lease.attempt < schedule.attempts:
@@ -134,21 +139,11 @@ def _later(lease: Lease, why: str, schedule: Schedule) -> _Later | Rejected:
     return Rejected("unavailable", f"no verdict after {lease.attempt} attempts: {why}")
 
 
-async def _outcome(
-    platform: Platform, verifier: Verifier, lease: Lease
-) -> Verified | Rejected | _Later | None:
+async def _outcome(platform: Platform, verifier: Verifier, task: Task) -> _Outcome | None:
     """What to write; None when it is written already. Raises LeaseLost."""
-    schedule = platform.settings.schedule
-    outcome: Verified | Rejected | _Later | None = None
+    schedule, lease = platform.settings.schedule, task.lease
+    outcome: _Outcome | None = None
     lost = True
-    try:
-        task = await platform.database.write(
-            lambda on: outcomes.begin(on, lease, schedule.attempts, platform.clock())
-        )
-    except Rejected as rejected:
-        return rejected
-    if task is None:
-        return None
     bind_contextvars(correlation_id=task.row.correlation_id)
     log.info("verification begins", extra={"attempt": lease.attempt, "oci_ref": task.row.oci_ref})
     async with anyio.create_task_group() as tasks:
@@ -174,18 +169,18 @@ async def _judge(platform: Platform, verifier: Verifier, task: Task) -> Verified
     row, settings = task.row, platform.settings.registries
     try:
         policy = policy_of(task.platform)
-        if row.oci_digest is None:
-            with within(Step.MANIFEST):
-                async with source_of(row, task.platform, settings, platform.uploads) as source:
-                    digest = (await source.image()).descriptor.digest
-            if not await platform.database.write(
-                lambda on: outcomes.pin(on, task.lease, digest, platform.clock())
-            ):
-                VERDICTS.labels("duplicate").inc()
-                log.info("publication failed: another has its image", extra={"oci_digest": digest})
-                return None
-            row.oci_digest = digest
         async with source_of(row, task.platform, settings, platform.uploads) as source:
+            if row.oci_digest is None:
+                with within(Step.MANIFEST):
+                    # from here on the source gives this image, whatever becomes of its tag
+                    digest = (await source.image()).descriptor.digest
+                if not await platform.database.write(
+                    lambda on: outcomes.pin(on, task.lease, digest, platform.clock())
+                ):
+                    VERDICTS.labels("duplicate").inc()
+                    log.info("publication failed: another has its image", extra={"oci_digest": digest})
+                    return None
+                row.oci_digest = digest
             return await verifier(source, policy)
     except UntrustedRegistry as error:
         raise Rejected("untrusted_registry", error.what) from None

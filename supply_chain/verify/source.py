@@ -109,13 +109,16 @@ class RegistrySource:
     def __init__(self, reference: Reference, repository: Repository) -> None:
         self._reference = reference
         self._repository = repository
+        self._image: Document | None = None
 
     @property
     def name(self) -> str:
         return str(self._reference)
 
     async def image(self) -> Document:
-        return await self._repository.manifests.get(self._reference.target)
+        if self._image is None:
+            self._image = await self._repository.manifests.get(self._reference.target)
+        return self._image
 
     async def referrers(self, image: str) -> list[Hanging]:
         entries = await self._repository.referrers.entries(image)
