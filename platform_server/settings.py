@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from platform_server.errors import Invalid
+
+_K = 1024
+_MOST_WORKERS = 64
 
 # A host that is no IPv6 address may have underscores: names in container networks do.
 _PUBLIC_URL = re.compile(
@@ -31,60 +35,86 @@ def public_url_of(text: str) -> str:
     return f"{found[1].lower()}{found[2]}".rstrip("/")
 
 
-def _limit(default: float, what: str, then: str) -> Any:
-    """A limit with its default, what it bounds, and what becomes of what goes beyond."""
-    return field(default=default, metadata={"what": what, "then": then})
+def _limit(default: float, least: float, most: float, what: str, then: str) -> Any:
+    """A limit: its default, what it may be set to, what it bounds, and what becomes of what goes beyond."""
+    return field(default=default, metadata={"least": least, "most": most, "what": what, "then": then})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes in bytes, times in seconds, rates a second; all of them count for one process.
 
-    `serve --limit NAME=VALUE` sets one.
+    `serve --limit NAME=VALUE` sets one, within its range: bodies that are held in memory stay small, and
+    nothing waits for ever or not at all.
     """
 
-    webhook_body: int = _limit(64 * 1024, "a webhook's body, in bytes", "413 too_large")
-    body: int = _limit(256 * 1024, "any other JSON body, in bytes", "413")
-    upload: int = _limit(16 * 1024**3, "an uploaded image, in bytes", "413")
-    header: int = _limit(16 * 1024, "request line and headers, in bytes", "400")
+    webhook_body: int = _limit(_K * 64, _K, _K * 1024, "a webhook's body, in bytes", "413 too_large")
+    body: int = _limit(_K * 256, _K, _K**2 * 16, "any other JSON body, in bytes", "413")
+    upload: int = _limit(_K**3 * 16, _K**2, _K**4, "an uploaded image, in bytes", "413")
+    header: int = _limit(_K * 16, _K * 4, _K * 256, "request line and headers, in bytes", "400")
     header_seconds: float = _limit(
-        10.0, "until the headers are there, and the rest of a body that was answered early", "closed"
+        10.0,
+        0.1,
+        300,
+        "until the headers are there, and the rest of a body that was answered early",
+        "closed",
     )
-    body_seconds: float = _limit(20.0, "until a body is there; for uploads, between two pieces of it", "408")
-    keep_alive_seconds: int = _limit(30, "a connection without a request", "closed")
-    connections: int = _limit(1000, "connections at once", "503")
+    body_seconds: float = _limit(
+        20.0, 0.1, 600, "until a body is there; for uploads, between two pieces of it", "408"
+    )
+    keep_alive_seconds: int = _limit(30, 1, 3600, "a connection without a request", "closed")
+    connections: int = _limit(1000, 1, 100_000, "connections at once", "503")
     address_connections: int = _limit(
-        250, "connections at once from one address that is no proxy's", "closed"
+        250, 1, 100_000, "connections at once from one address that is no proxy's", "closed"
     )
-    deliveries: float = _limit(1000.0, "deliveries a second to one webhook", "429 rate_limited")
-    deliveries_burst: int = _limit(2000, "deliveries at once to one webhook", "429 rate_limited")
-    refusals: float = _limit(50.0, "refused deliveries a second from one address", "429 rate_limited")
-    refusals_burst: int = _limit(1000, "refused deliveries at once from one address", "429 rate_limited")
+    deliveries: float = _limit(
+        1000.0, 0.001, 100_000, "deliveries a second to one webhook", "429 rate_limited"
+    )
+    deliveries_burst: int = _limit(
+        2000, 1, 1_000_000, "deliveries at once to one webhook", "429 rate_limited"
+    )
+    refusals: float = _limit(
+        50.0, 0.001, 100_000, "refused deliveries a second from one address", "429 rate_limited"
+    )
+    refusals_burst: int = _limit(
+        1000, 1, 1_000_000, "refused deliveries at once from one address", "429 rate_limited"
+    )
     drain_seconds: float = _limit(
-        3.0, "from SIGTERM until new connections are refused, while /readyz says 503", "refused"
+        3.0, 0, 3600, "from SIGTERM until new connections are refused, while /readyz says 503", "refused"
     )
-    stop_seconds: int = _limit(30, "after that, for requests under way", "cut off")
+    stop_seconds: int = _limit(30, 1, 3600, "after that, for requests under way", "cut off")
 
 
 def limits_of(words: Iterable[str]) -> Limits:
     """The limits with those that are set as `NAME=VALUE`. Raises Invalid."""
-    kinds: dict[str, type[int | float]] = {
-        each.name: int if each.type == "int" else float for each in fields(Limits)
-    }
+    known = {each.name: each for each in fields(Limits)}
     chosen: dict[str, Any] = {}
     for word in words:
         name, _, text = word.partition("=")
-        if name not in kinds:
-            raise Invalid(field="--limit", value=name, rule=f"one of {', '.join(kinds)}")
-        try:
-            value = kinds[name](text)
-        except ValueError:
-            value = 0
-        if not (0 < value < float("inf")) and not (name == "drain_seconds" and text in ("0", "0.0")):
-            kind = "a whole number" if kinds[name] is int else "a number"
-            raise Invalid(field=f"--limit {name}", value=text, rule=f"{kind} above 0")
+        if name not in known:
+            raise Invalid(field="--limit", value=name, rule=f"one of {', '.join(known)}")
+        whole = known[name].type == "int"
+        least, most = known[name].metadata["least"], known[name].metadata["most"]
+        value: float | None = None
+        with suppress(ValueError):
+            value = int(text) if whole else float(text)
+        if value is None or not least <= value <= most:
+            kind = "a whole number" if whole else "a number"
+            raise Invalid(field=f"--limit {name}", value=text, rule=f"{kind} from {least} to {most}")
         chosen[name] = value
-    return Limits(**chosen)
+    limits = Limits(**chosen)
+    if limits.webhook_body > limits.body:
+        raise Invalid(
+            field="--limit webhook_body", value=limits.webhook_body, rule=f"at most body, {limits.body}"
+        )
+    return limits
+
+
+def workers_of(count: int) -> int:
+    """How many verifications run side by side; 0 leaves them to other processes. Raises Invalid."""
+    if not 0 <= count <= _MOST_WORKERS:
+        raise Invalid(field="--workers", value=count, rule=f"a whole number from 0 to {_MOST_WORKERS}")
+    return count
 
 
 @dataclass(frozen=True, slots=True)

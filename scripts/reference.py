@@ -70,12 +70,14 @@ def limits() -> str:
         "# The platform's limits\n",
         (
             "Generated from the code by `make docs`. `disk-image platform serve --limit NAME=VALUE` sets "
-            "one, and is repeatable. All of them count for one process; an address is all of its IPv6 /64.\n"
+            "one, and is repeatable. All of them count for one process; an address is all of its IPv6 /64. "
+            "`webhook_body` is at most `body`.\n"
         ),
-        "| limit | default | bounds | what goes beyond is |\n|---|---|---|---|",
+        "| limit | default | from | to | bounds | what goes beyond is |\n|---|---|---|---|---|---|",
     ]
     parts += [
-        f"| `{each.name}` | {each.default} | {each.metadata['what']} | {each.metadata['then']} |"
+        f"| `{each.name}` | {each.default} | {each.metadata['least']} | {each.metadata['most']} "
+        f"| {each.metadata['what']} | {each.metadata['then']} |"
         for each in fields(Limits)
     ]
     return "\n".join([*parts, ""])

@@ -91,7 +91,7 @@ def _serve(actions: Verbs) -> None:
         metavar="DIR|FILE",
         help="what images are verified with (else DISK_IMAGE_TRUST); without one every image is refused",
     )
-    serve.add_argument("--workers", type=int, default=1, metavar="N", help="verifications side by side")
+    serve.add_argument("--workers", type=int, default=1, metavar="N", help="verifications side by side (1)")
     _registries(serve)
     _log(serve)
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from platform_server.errors import Invalid, StateError
 from platform_server.listening import handed_over, listen, listen_at
 from platform_server.notify import READY, notify, watchdog_seconds
 from platform_server.proxies import Proxies, check_proxy, sender_of
-from platform_server.settings import Limits, limits_of, public_url_of
+from platform_server.settings import Limits, limits_of, public_url_of, workers_of
 from tests.platform_server.conftest import Made
 from tests.platform_server.process import ROOT, Process, process
 
@@ -293,21 +294,47 @@ def test_limits_are_set_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "error"),
+    ("words", "error"),
     [
-        ("speed=1", "--limit: expected one of webhook_body, body, .*, found 'speed'"),
-        ("connections", "--limit connections: expected a whole number above 0, found ''"),
-        ("connections=0", "--limit connections: expected a whole number above 0, found '0'"),
-        ("connections=1.5", "--limit connections: expected a whole number above 0, found '1.5'"),
-        ("connections=-1", "--limit connections: expected a whole number above 0, found '-1'"),
-        ("refusals=nan", "--limit refusals: expected a number above 0, found 'nan'"),
-        ("refusals=inf", "--limit refusals: expected a number above 0, found 'inf'"),
-        ("body_seconds=0", "--limit body_seconds: expected a number above 0, found '0'"),
+        (["speed=1"], "--limit: expected one of webhook_body, body, .*, found 'speed'"),
+        (["connections"], "--limit connections: expected a whole number from 1 to 100000, found ''"),
+        (["connections=0"], "--limit connections: expected a whole number from 1 to 100000, found '0'"),
+        (["connections=1.5"], "--limit connections: expected a whole number from 1 to 100000, found '1.5'"),
+        (["connections=1e3"], "--limit connections: expected a whole number from 1 to 100000, found '1e3'"),
+        (["refusals=nan"], "--limit refusals: expected a number from 0.001 to 100000, found 'nan'"),
+        (["body_seconds=0"], "--limit body_seconds: expected a number from 0.1 to 600, found '0'"),
+        (["drain_seconds=-0.1"], "--limit drain_seconds: expected a number from 0 to 3600, found '-0.1'"),
+        (["body=17179869184"], "--limit body: expected a whole number from 1024 to 16777216, found"),
+        (["webhook_body=300000"], "--limit webhook_body: expected at most body, 262144, found 300000"),
+        (["body=2048"], "--limit webhook_body: expected at most body, 2048, found 65536"),
     ],
 )
-def test_what_is_no_limit_is_refused(word: str, error: str) -> None:
+def test_what_is_no_limit_is_refused(words: list[str], error: str) -> None:
     with pytest.raises(DiskImageError, match=error):
-        limits_of([word])
+        limits_of(words)
+
+
+@pytest.mark.parametrize("each", fields(Limits), ids=lambda each: each.name)
+def test_every_limit_has_a_range_that_has_its_default_in_it(each: Field[object]) -> None:
+    least, most = each.metadata["least"], each.metadata["most"]
+    assert least < each.default < most
+    room = [] if each.name == "webhook_body" else ["webhook_body=1024"]
+    for bound in (least, most):
+        word = f"{each.name}={bound}"
+        if each.name == "webhook_body":
+            assert limits_of([word, "body=16777216"]).webhook_body == bound
+        else:
+            assert getattr(limits_of([word, *room]), each.name) == bound
+    for absurd in ("0" if least else "-1", "-1", "nan", "inf", "-inf", "1e30", "9" * 5000, "", " ", "ten"):
+        with pytest.raises(Invalid, match=f"--limit {each.name}: expected a (whole )?number from "):
+            limits_of([f"{each.name}={absurd}"])
+
+
+def test_workers_are_as_many_as_a_process_can_feed() -> None:
+    assert (workers_of(0), workers_of(64)) == (0, 64)
+    for count in (-1, 65, 10**9):
+        with pytest.raises(Invalid, match=f"--workers: expected a whole number from 0 to 64, found {count}"):
+            workers_of(count)
 
 
 def test_one_address_has_so_many_connections_and_no_more(made: Made) -> None:
@@ -324,11 +351,11 @@ def test_one_address_has_so_many_connections_and_no_more(made: Made) -> None:
 
 def test_more_connections_than_there_may_be_are_told_to_come_later(made: Made) -> None:
     with process(made, "--limit", "connections=3") as served:
-        held = [socket.create_connection(("127.0.0.1", served.port), 60) for _ in range(2)]
+        held = [socket.create_connection(("127.0.0.1", served.port), 60) for _ in range(3)]
         assert all(_answers(each) for each in held)
-        with socket.create_connection(("127.0.0.1", served.port), 60) as third:
-            third.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert third.recv(100).startswith(b"HTTP/1.1 503")
+        with socket.create_connection(("127.0.0.1", served.port), 60) as one_more:
+            one_more.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert one_more.recv(100).startswith(b"HTTP/1.1 503")
         for each in held:
             each.close()
 

@@ -14,7 +14,7 @@ from platform_server.listening import handed_over, listen, listen_at, name_of
 from platform_server.logs import LogFormat
 from platform_server.proxies import check_proxy
 from platform_server.serve import serve
-from platform_server.settings import Settings, limits_of, public_url_of
+from platform_server.settings import Settings, limits_of, public_url_of, workers_of
 from platform_server.state_folder import open_platform
 from platform_server.tls import Tls
 
@@ -46,7 +46,7 @@ def _serve(args: Namespace) -> None:
     settings = Settings(
         public_url=public_url_of(args.public_url) if args.public_url else url,
         trust=trust,
-        workers=args.workers,
+        workers=workers_of(args.workers),
         proxies=tuple(check_proxy(each) for each in args.proxy or ()),
         limits=limits_of(args.limit or ()),
         registries=registries(args),
