@@ -1,15 +1,14 @@
 """A backlog of images that were reported while nothing verified, drained by one worker: the time for each
 image against verification alone of the same images, one after the other.
 
-The images are small, so that what the platform does around a verification weighs as much as it can. The
-first image of each is not counted: it loads what verifying needs.
+Some images are tiny, so that what the platform does around a verification weighs as much as it can, and some
+have a third of an ordinary root. The first image of each is not counted: it loads what verifying needs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -29,8 +28,8 @@ from supply_chain.verify.policy import signer_policy
 from supply_chain.verify.source import RegistrySource
 from tests.platform_server.verifying import POLICY
 
-# With the one that is not counted, as many as a platform can keep.
-IMAGES = 49
+# How many of how many bytes; with the one that is not counted, at most as many as a platform can keep.
+SIZES = {"tiny": (49, 20_000), "32 MiB": (15, 32 << 20)}
 _PATIENCE = 600.0
 # Seconds between two questions, which the server answers beside its work.
 _ASKED = 0.5
@@ -46,25 +45,33 @@ class _Samples:
 
 
 def main(site: Site, runs: int) -> None:
-    """Alone, then drained from each database, as often as there are runs."""
-    alone, drained = _Samples(), {kind: _Samples() for kind in Kind}
-    with ExitStack() as stack:
-        images = stack.enter_context(pushed(site.folder / "trust", IMAGES + 1))
-        for run in range(runs):
-            anyio.run(_alone, images, alone)
-            for kind in Kind:
-                _drain(site.home(kind, f"backlog-{run}"), images, drained[kind])
-    print(f"\nbacklog: {IMAGES} signed images, one worker (median, least and most of {runs} runs)")
-    rows = [("verification alone", alone), *drained.items()]
-    table(
-        ("", "ms an image", "cpu ms an image"),
-        [
-            [name, *(spread([each * 1000 for each in found], 1) for found in (samples.seconds, samples.cpu))]
-            for name, samples in rows
-        ],
-    )
-    for kind in Kind:
-        ratio(f"{kind} / verification alone", drained[kind].seconds, alone.seconds)
+    """For each size alone, then drained from each database, as often as there are runs."""
+    for name, (count, size) in SIZES.items():
+        alone, drained = _Samples(), {kind: _Samples() for kind in Kind}
+        with pushed(site.folder / f"trust-{count}", count + 1, size) as images:
+            for run in range(runs):
+                anyio.run(_alone, images, alone)
+                for kind in Kind:
+                    _drain(site.home(kind, f"backlog-{count}-{run}"), images, drained[kind])
+        print(
+            f"\nbacklog: {count} signed images, {name}, one worker (median, least and most of {runs} runs)"
+        )
+        rows = [("verification alone", alone), *drained.items()]
+        table(
+            ("", "ms an image", "cpu ms an image"),
+            [
+                [
+                    label,
+                    *(
+                        spread([each * 1000 for each in found], 1)
+                        for found in (samples.seconds, samples.cpu)
+                    ),
+                ]
+                for label, samples in rows
+            ],
+        )
+        for kind in Kind:
+            ratio(f"{kind} / verification alone", drained[kind].seconds, alone.seconds)
     print("  goal: a backlog drains at the speed of verification alone")
 
 
@@ -80,13 +87,17 @@ async def _alone(images: Pushed, samples: _Samples) -> None:
         reference = parse_reference(ref)
         async with open_trusted(reference, [images.host], settings) as repository:
             await verify(RegistrySource(reference, repository), policy)
-    samples.seconds.append((time.monotonic() - started) / IMAGES)
-    samples.cpu.append((time.process_time() - used) / IMAGES)
+    samples.seconds.append((time.monotonic() - started) / (len(images.refs) - 1))
+    samples.cpu.append((time.process_time() - used) / (len(images.refs) - 1))
 
 
 def _drain(home: Home, images: Pushed, samples: _Samples) -> None:
     with serving(home, "--workers", "0") as platform:
-        policy = {"trusted_registries": [images.host], "disk_image_retention_count": IMAGES + 1, **POLICY}
+        policy = {
+            "trusted_registries": [images.host],
+            "disk_image_retention_count": len(images.refs),
+            **POLICY,
+        }
         hook = webhook(platform, **policy)
         send(platform.port, _deliveries(hook, images.refs), connections=4)
         (owner,) = platform.get("/node_platforms")["node_platforms"]
@@ -100,7 +111,7 @@ def _drain(home: Home, images: Pushed, samples: _Samples) -> None:
     if refused := [row["error_message"] for row in rows if row["status"] != "published"]:
         raise RuntimeError(f"honest images were refused: {refused}")
     published = sorted(datetime.fromisoformat(row["published_at"]) for row in rows)
-    samples.seconds.append((published[-1] - published[0]).total_seconds() / IMAGES)
+    samples.seconds.append((published[-1] - published[0]).total_seconds() / (len(images.refs) - 1))
     samples.cpu.append(used / (len(published) - len(begun)))
 
 

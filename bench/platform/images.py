@@ -1,6 +1,8 @@
-"""Small signed images in a registry on loopback, in a process of their own: python -m bench.platform.images
+"""Signed images in a registry on loopback, in a process of their own:
+python -m bench.platform.images FOLDER COUNT BYTES
 
-Makes a trust in FOLDER, pushes COUNT images, prints where they are, and serves until its input ends.
+Makes a trust in FOLDER, pushes COUNT images of some more than BYTES, prints where they are, and serves until
+its input ends.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ class Pushed:
 
 
 @contextmanager
-def pushed(folder: Path, count: int) -> Iterator[Pushed]:
-    """So many images, as long as the block lasts."""
-    command = [sys.executable, "-m", __name__, str(folder), str(count)]
+def pushed(folder: Path, count: int, size: int) -> Iterator[Pushed]:
+    """So many images, of so many bytes, as long as the block lasts."""
+    command = [sys.executable, "-m", __name__, str(folder), str(count), str(size)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -48,17 +50,17 @@ def pushed(folder: Path, count: int) -> Iterator[Pushed]:
             process.stdin.close()
 
 
-def _serve(folder: Path, count: int) -> None:
+def _serve(folder: Path, count: int, size: int) -> None:
     init_embedded(folder)
     forge = Forge(load_trust(folder))
     with registry() as server:
         images = Images(server, forge)
         for number in range(count):
-            images.push(f"debian {number}", str(number), commit=f"{number + 1:040x}")
+            images.push(f"debian {number}", str(number), commit=f"{number + 1:040x}", objects=size)
         refs = [images.ref(str(number)) for number in range(count)]
         print(json.dumps({"host": server.host, "refs": refs}), flush=True)
         sys.stdin.read()
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    _serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

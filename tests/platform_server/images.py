@@ -24,10 +24,15 @@ class Images:
     forge: Forge
 
     def push(
-        self, name: str = "debian", tag: str = "13", names: Names = HONEST, commit: str = COMMIT
+        self,
+        name: str = "debian",
+        tag: str = "13",
+        names: Names = HONEST,
+        commit: str = COMMIT,
+        objects: int = 20_000,
     ) -> Signed:
-        """A signed image by that name at the tag, built from the commit."""
-        image = make_image(name)
+        """A signed image by that name at the tag, built from the commit, with so many bytes of objects."""
+        image = make_image(name, objects)
         statements = statements_of(image, names.identity)
         statements[PROVENANCE] = statements[PROVENANCE].replace(COMMIT.encode(), commit.encode())
         signed = Signed(image, {kind: bundle(self.forge, each, names) for kind, each in statements.items()})

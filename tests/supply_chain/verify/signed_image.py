@@ -96,13 +96,13 @@ class Image:
         return replace(self, manifest=canonical_json({**json.loads(self.manifest), **fields}))
 
 
-def make_image(name: str = "debian") -> Image:
-    """An image whose content is noise, another for another name."""
+def make_image(name: str = "debian", objects: int = 20_000) -> Image:
+    """An image whose content is noise, another for another name, with so many bytes of objects."""
     contents = {
         KERNEL: ("application/vnd.powernode.disk_image.kernel.v1", noise(f"{name} kernel", 5_000)),
         INITRAMFS: ("application/vnd.powernode.disk_image.initramfs.v1+zstd", noise(f"{name} init", 3_000)),
         METADATA: ("application/vnd.erofs", noise(f"{name} metadata", 9_000)),
-        "objects-00.pack": (OBJECTS, noise(f"{name} objects", 20_000)),
+        "objects-00.pack": (OBJECTS, noise(f"{name} objects", objects)),
     }
     composefs = fsverity.merkle(contents[METADATA][1]).digest
     layers = [
