@@ -202,12 +202,12 @@ def earlier(connection: Connection, keys: Collection[Key]) -> Mapping[Key, AnyRo
                 found[by_id[row.webhook_id, row.delivery_key]] = row
     if by_body:
         # few lengths, so that the server has its plans: the last body is looked for again
-        count = 1 << (len(by_body) - 1).bit_length()
-        bodies = [*by_body, *[list(by_body)[-1]] * (count - len(by_body))]
+        length = 1 << (len(by_body) - 1).bit_length()
+        bodies = [*by_body, *[list(by_body)[-1]] * (length - len(by_body))]
         values: dict[str, object] = {}
         for each, (webhook_id, body) in enumerate(bodies):
             values |= {f"webhook_{each}": webhook_id, f"body_{each}": body}
-        for row in connection.execute(_by_body(count), values):
+        for row in connection.execute(_by_body(length), values):
             found[by_body[row.webhook_id, row.body_sha256]] = row
     return found
 
