@@ -20,7 +20,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from platform_server import node_platforms, publications, queue
-from platform_server.errors import Conflict, Invalid, TooLarge, missing
+from platform_server.errors import Conflict, Invalid, TooLarge, TooOften, missing
 from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.identifiers import new_id
 from platform_server.permissions import Caller
@@ -28,6 +28,10 @@ from platform_server.states import KEPT, OPEN, Status, Transition, move
 from platform_server.tables import NodePlatform, Publication
 
 SOURCE = "ci_pipeline_direct"
+# Uploads of one account that are initiated and neither finalized nor abandoned.
+MOST_AWAITED = 1000
+# A statement has room for so many ids, and some more.
+_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ def initiate(session: Session, caller: Caller, offer: Offer, space: int, at: dat
     """A row that waits for the upload, or the one that the platform has of this commit.
 
     `space` is how many bytes there is room for in all. Raises Missing for the platform, Invalid when it has
-    no trust policy, TooLarge, and Conflict when the commit has another image.
+    no trust policy, TooOften, TooLarge, and Conflict when the commit has another image.
     """
     named = node_platforms.named(session, caller.account_id, offer.platform_name)
     if named is None:
@@ -69,7 +73,7 @@ def initiate(session: Session, caller: Caller, offer: Offer, space: int, at: dat
     found = _of_commit(session, platform, arch, offer.git_sha)
     if found is not None:
         return Begun(found, _is_wanted(found, offer, at))
-    _check_space(session, offer.size_bytes, space)
+    _check_space(session, platform.account_id, offer.size_bytes, space)
     row = Publication(
         account_id=platform.account_id,
         node_platform_id=platform.id,
@@ -166,10 +170,11 @@ def expire(session: Session, before: datetime, at: datetime) -> int:
 
 def needed(session: Session, ids: Sequence[UUID]) -> frozenset[UUID]:
     """Those of the ids whose publications may still need their bytes."""
+    query = select(Publication.id).where(Publication.status.in_(OPEN | KEPT))
     return frozenset(
-        session.scalars(
-            select(Publication.id).where(Publication.id.in_(ids), Publication.status.in_(OPEN | KEPT))
-        )
+        found
+        for first in range(0, len(ids), _AT_A_TIME)
+        for found in session.scalars(query.where(Publication.id.in_(ids[first : first + _AT_A_TIME])))
     )
 
 
@@ -220,7 +225,16 @@ def _is_wanted(row: Publication, offer: Offer, at: datetime) -> bool:
     return True
 
 
-def _check_space(session: Session, size: int, space: int) -> None:
+def _check_space(session: Session, account_id: UUID, size: int, space: int) -> None:
+    waiting = select(Publication.id).where(
+        Publication.account_id == account_id, Publication.status == Status.AWAITING_UPLOAD
+    )
+    if len(session.scalars(waiting.limit(MOST_AWAITED)).all()) == MOST_AWAITED:
+        raise TooOften(
+            f"{MOST_AWAITED} uploads of this account are awaited already",
+            "finalize them; those that are abandoned fail after an hour",
+            60.0,
+        )
     promised = session.scalar(
         select(func.sum(Publication.upload_size_bytes)).where(Publication.status == Status.AWAITING_UPLOAD)
     )

@@ -99,7 +99,7 @@ def token_routes(platform: Platform, files: UploadFiles) -> APIRouter:
     """The routes that a worker's token opens."""
     routes = APIRouter(prefix="/worker_api/disk_image_publications", tags=["worker API"])
 
-    @routes.post("/initiate", responses=errors(401, 403, 404, 409, 413))
+    @routes.post("/initiate", responses=errors(401, 403, 404, 409, 413, 429))
     async def initiate(caller: _Publish, served: Served, body: Initiate) -> Success[Initiated]:
         """Announce an upload; asked again, the same one goes on."""
         offer = uploads.Offer(**body.model_dump())

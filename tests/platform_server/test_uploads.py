@@ -16,7 +16,7 @@ import anyio
 import httpx
 import pytest
 
-from platform_server import upload_files
+from platform_server import upload_files, uploads
 from platform_server.settings import Limits, Settings
 from platform_server.state_folder import Platform
 from platform_server.states import Transition, move
@@ -370,3 +370,23 @@ def test_finalize_is_exact(worker: Api, api: Api, platform: Platform, clock: Clo
 
     no_upload = {"publication_id": platform.database.write_now(queued), "sha256_verify": SHA256}
     assert "current=queued" in worker.error(422, "POST", f"{BASE}/finalize", json=no_upload)
+
+
+def test_an_account_awaits_so_many_uploads_at_most(
+    worker: Api, other: Api, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that initiates and never uploads stops its own account alone."""
+    monkeypatch.setattr(uploads, "MOST_AWAITED", 3)
+    begun = [worker.post(f"{BASE}/initiate", offer(git_sha=f"{each:040x}")) for each in range(3)]
+    answer = worker.call("POST", f"{BASE}/initiate", json=offer())
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "60")
+    # the one that is there goes on
+    assert worker.post(f"{BASE}/initiate", offer(git_sha=f"{0:040x}"))["publication_id"] == (
+        begun[0]["publication_id"]
+    )
+    other.post("/node_platforms", {"node_platform": {"name": "debian", **POLICY}})
+    theirs = other.with_token(other.post("/ci_workers", {"name": "runner"})["token_plaintext"])
+    assert theirs.post(f"{BASE}/initiate", offer())["publication_status"] == "awaiting_upload"
+    put(worker, place_of(begun[0]))
+    finalize(worker, begun[0])
+    assert worker.post(f"{BASE}/initiate", offer())["publication_status"] == "awaiting_upload"
