@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import or_, select
+from sqlalchemy import literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from platform_server import node_platforms, publications
@@ -15,7 +15,7 @@ from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.manager import candidates, policies
 from platform_server.permissions import Caller
 from platform_server.states import KEPT, Status, Transition, move, refusal
-from platform_server.tables import Category, NodePlatform, Publication
+from platform_server.tables import Category, NodePlatform, Publication, is_in
 
 _SOURCE = "operator_ui"
 
@@ -136,11 +136,13 @@ def _before(session: Session, default: Publication | None) -> Publication:
         select(Publication)
         .where(
             Publication.node_platform_id == default.node_platform_id,
-            Publication.status.in_(KEPT),
+            is_in(*KEPT),
+            Publication.published_at.is_not(None),
             Publication.purge_started_at.is_(None),
-            or_(
-                Publication.published_at < published,
-                (Publication.published_at == published) & (Publication.id < default.id),
+            Publication.published_at <= published,
+            tuple_(Publication.published_at, Publication.id)
+            < tuple_(
+                literal(published, Publication.published_at.type), literal(default.id, Publication.id.type)
             ),
         )
         .order_by(Publication.published_at.desc(), Publication.id.desc())

@@ -1,7 +1,8 @@
 """What the database and this process's state say, as Prometheus gauges, read when they are asked for.
 
-Every process of one database answers the same. The database is asked at most every ten seconds; while it
-does not answer, its gauges are absent and `disk_image_ready{check="database"}` is 0.
+Every process of one database answers the same. The database is asked at most every ten seconds, and for a
+hundredth of the time at most: to count what is there takes the longer the more there is. While it does not
+answer, its gauges are absent and `disk_image_ready{check="database"}` is 0.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -31,14 +33,15 @@ from platform_server.tables import Job, Publication
 
 log = logging.getLogger(__name__)
 
-_FRESH = 10.0
+# Seconds, and by how many times what counting took, before it is done again.
+_FRESH, _REST = 10.0, 100.0
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the database holds: publications by status, jobs by state, and since when the oldest waits."""
+    """What waits: jobs by state, since when the oldest does, and what makes no progress."""
 
-    publications: dict[str, int]
     due: int
     leased: int
     later: int
@@ -47,10 +50,15 @@ class Counts:
     purge_blocked: int
 
 
+def by_status(session: Session) -> Mapping[str, int]:
+    """How many publications there are in each state; an index alone is read."""
+    query = select(Publication.status, func.count()).group_by(Publication.status)
+    found = dict(iter(session.execute(query)))
+    return {status.value: found.get(status, 0) for status in Status}
+
+
 def count(session: Session, at: datetime) -> Counts:
-    """Count; of publications an index alone is read."""
-    by_status = select(Publication.status, func.count()).group_by(Publication.status)
-    found = dict(iter(session.execute(by_status)))
+    """Count what waits, and pass over all that is done."""
     is_leased, is_due = Job.lease.is_not(None) & (Job.available_at > at), Job.available_at <= at
     leased, due, jobs, oldest = session.execute(
         select(
@@ -61,19 +69,28 @@ def count(session: Session, at: datetime) -> Counts:
         )
     ).one()
     blocked = session.scalar(
-        select(func.count()).where(
-            Publication.status == Status.RETIRED, Publication.purge_blocked.is_not(None)
-        )
+        # whatever becomes of a retired publication takes it away
+        select(func.count(Publication.id)).where(Publication.purge_blocked.is_not(None))
     )
-    return Counts(
-        {status.value: found.get(status, 0) for status in Status},
-        due,
-        leased,
-        jobs - leased - due,
-        oldest,
-        stuck.count(session),
-        blocked or 0,
-    )
+    return Counts(due, leased, jobs - leased - due, oldest, stuck.count(session), blocked or 0)
+
+
+class _Kept(Generic[_Value]):
+    """What was asked for, kept for a while."""
+
+    def __init__(self, ask: Callable[[], _Value]) -> None:
+        self._ask = ask
+        self._until = float("-inf")
+        self._value: _Value | None = None
+
+    def get(self) -> _Value:
+        """The value; raises what asking raises."""
+        began = time.monotonic()
+        if self._value is None or began >= self._until:
+            self._value = self._ask()
+            ended = time.monotonic()
+            self._until = ended + max(_FRESH, (ended - began) * _REST)
+        return self._value
 
 
 # name → what it says, and its label if it has one
@@ -105,7 +122,9 @@ class Gauges(Collector):
         self._platform = platform
         self._health = health
         self._turn = threading.Lock()
-        self._found: tuple[float, Counts] | None = None
+        read, clock = platform.database.read_now, platform.clock
+        self._waiting = _Kept(lambda: read(lambda on: count(on, clock())))
+        self._statuses = _Kept(lambda: read(by_status))
 
     def collect(self) -> Iterator[Metric]:
         """Read them all."""
@@ -116,11 +135,11 @@ class Gauges(Collector):
             yield _gauge("disk_image_database_connections_used", pool.checkedout())
         with suppress(OSError):
             yield _gauge("disk_image_free_bytes", shutil.disk_usage(self._platform.uploads).free)
-        if checks["database"] == OK and (counts := self._counts()) is not None:
-            yield from self._database(counts)
+        if checks["database"] == OK and (found := self._found()) is not None:
+            yield from self._database(*found)
 
-    def _database(self, counts: Counts) -> Iterator[Metric]:
-        yield _gauge("disk_image_publications", counts.publications)
+    def _database(self, counts: Counts, statuses: Mapping[str, int]) -> Iterator[Metric]:
+        yield _gauge("disk_image_publications", statuses)
         jobs = {"due": counts.due, "leased": counts.leased, "later": counts.later}
         yield _gauge("disk_image_queue_jobs", jobs)
         waited = (self._platform.clock() - counts.oldest).total_seconds() if counts.oldest else 0.0
@@ -128,17 +147,13 @@ class Gauges(Collector):
         yield _gauge("disk_image_publications_stuck", counts.stuck)
         yield _gauge("disk_image_purges_blocked", counts.purge_blocked)
 
-    def _counts(self) -> Counts | None:
+    def _found(self) -> tuple[Counts, Mapping[str, int]] | None:
         with self._turn:
-            now = time.monotonic()
-            if self._found is None or now - self._found[0] >= _FRESH:
-                at = self._platform.clock()
-                try:
-                    self._found = now, self._platform.database.read_now(lambda on: count(on, at))
-                except Exception:
-                    log.exception("the database could not be counted")
-                    return None
-            return self._found[1]
+            try:
+                return self._waiting.get(), self._statuses.get()
+            except Exception:
+                log.exception("the database could not be counted")
+                return None
 
 
 def registry_of(platform: Platform, health: Health) -> CollectorRegistry:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from pipelines.errors import UsageError
 from platform_server.errors import Conflict, Invalid, missing
 from platform_server.manager import policies
+from platform_server.paging import newest_first
 from platform_server.permissions import Caller, Permission
 from platform_server.retention import retire_surplus
 from platform_server.tables import Category, Instance, NodePlatform, Publication
@@ -143,10 +144,8 @@ def listing(
     session: Session, caller: Caller, limit: int, before: UUID | None = None
 ) -> Sequence[NodePlatform]:
     """The account's platforms, the newest first."""
-    query = select(NodePlatform).where(NodePlatform.account_id == caller.account_id)
-    if before is not None:
-        query = query.where(NodePlatform.id < before)
-    return session.scalars(query.order_by(NodePlatform.id.desc()).limit(limit)).all()
+    have = {NodePlatform.account_id: caller.account_id}
+    return session.scalars(newest_first(select(NodePlatform), have, NodePlatform.id, before, limit)).all()
 
 
 def check_retention(field: str, count: object) -> int:

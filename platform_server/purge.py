@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from platform_server import node_platforms
 from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.retention import SOURCE, is_booted
 from platform_server.states import KEPT, OPEN, Status, Transition, move
-from platform_server.tables import NodePlatform, Publication, Purge
+from platform_server.tables import NodePlatform, Publication, Purge, is_in
 from supply_chain.errors import InvalidReference
 from supply_chain.reference import parse_reference
 from supply_chain.removal import Parts
@@ -37,20 +37,26 @@ class Due:
     parts: Parts | None
 
 
-def due(session: Session, platform: NodePlatform, before: datetime) -> Sequence[Due]:
+def due(session: Session, platform: NodePlatform, before: datetime) -> Sequence[UUID]:
     """The platform's retired publications whose time has come, the oldest first; no default, none booted."""
+    of_platform = (Publication.node_platform_id == platform.id, is_in(Status.RETIRED), ~is_booted())
+    late = select(Publication.id).where(*of_platform, Publication.retired_at <= before)
+    # an outer join begins with the purges, which are few
+    begun = select(Publication.id).select_from(Purge)
+    begun = begun.outerjoin(Publication, and_(Publication.id == Purge.id, *of_platform))
+    found = {*session.scalars(late), *session.scalars(begun)}
+    return sorted(each for each in found if each not in (None, platform.default_publication_id))
+
+
+def read(session: Session, publication_ids: Collection[UUID]) -> Sequence[Due]:
+    """What there is to know of publications that were due, in the order of their ids."""
     rows = session.execute(
         select(Publication, Purge)
         .outerjoin(Purge, Purge.id == Publication.id)
-        .where(
-            Publication.node_platform_id == platform.id,
-            Publication.status == Status.RETIRED,
-            or_(Publication.retired_at <= before, Publication.purge_started_at.is_not(None)),
-            ~is_booted(),
-        )
+        .where(Publication.id.in_(publication_ids))
         .order_by(Publication.id)
-    ).all()
-    return [Due(row, _parts(row, purge)) for row, purge in rows if row.id != platform.default_publication_id]
+    )
+    return [Due(row, _parts(row, purge)) for row, purge in rows if row.status is Status.RETIRED]
 
 
 def count_purged(session: Session, publication_ids: Collection[UUID]) -> int:
@@ -69,7 +75,7 @@ def begin(session: Session, publication_id: UUID, parts: Parts, before: datetime
     3. Another platform has the same image in the same repository: this row is purged, the image stays.
     """
     row, platform = _held(session, publication_id)
-    if row not in [each.row for each in due(session, platform, before)]:  # 1
+    if not _is_due(session, row, platform, before):  # 1
         return False
     others = _others(session, row)
     if any(other.status in OPEN for other in others):  # 2
@@ -115,7 +121,7 @@ def is_going(session: Session, row: Publication) -> bool:
 def wanted(session: Session, repository: str, without: Collection[str]) -> Sequence[str]:
     """The digests of the images in a repository (`host/path`) that a publication has and is not purged."""
     query = select(Publication.oci_digest).where(
-        Publication.status != Status.PURGED,
+        is_in(*(set(Status) - {Status.PURGED})),
         Publication.oci_digest.is_not(None),
         or_(
             Publication.oci_ref.istartswith(f"{repository}:", autoescape=True),
@@ -149,6 +155,15 @@ def _others(session: Session, row: Publication) -> Sequence[Publication]:
     )
     here = repository_of(row)
     return [other for other in found if repository_of(other) == here]
+
+
+def _is_due(session: Session, row: Publication, platform: NodePlatform, before: datetime) -> bool:
+    if row.status is not Status.RETIRED or row.id == platform.default_publication_id:
+        return False
+    is_late = row.retired_at is not None and row.retired_at <= before
+    if not is_late and row.purge_started_at is None:
+        return False
+    return session.scalar(select(Publication.id).where(Publication.id == row.id, is_booted())) is None
 
 
 def _held(session: Session, publication_id: UUID) -> tuple[Publication, NodePlatform]:

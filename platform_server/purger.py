@@ -28,6 +28,8 @@ from supply_chain.removal import Parts, blobs_in_use, parts_of, remove_blobs, re
 
 log = logging.getLogger(__name__)
 
+# Rows in memory; which of their blobs are in use is asked once for all of them.
+_AT_A_TIME = 1000
 _GONE = "deleted"
 _BLOBS_LEFT = "deleted; its registry collects the blobs itself"
 _NEVER_TAKEN = "left alone: it was never taken"
@@ -44,7 +46,18 @@ async def purge_due(platform: Platform, node_platform: NodePlatform, before: dat
 
     What can't be deleted is marked and told, never raised.
     """
-    found = await platform.database.read(lambda on: purge.due(on, node_platform, before))
+    due = await platform.database.read(lambda on: purge.due(on, node_platform, before))
+    purged = 0
+    for first in range(0, len(due), _AT_A_TIME):
+        purged += await _purge(platform, node_platform, due[first : first + _AT_A_TIME], before)
+    return purged, len(due) - purged
+
+
+async def _purge(
+    platform: Platform, node_platform: NodePlatform, ids: Sequence[UUID], before: datetime
+) -> int:
+    """Purge these; how many are purged by then."""
+    found = await platform.database.read(lambda on: purge.read(on, ids))
     by_repository: dict[str, list[Due]] = defaultdict(list)
     for each in found:
         repository = purge.repository_of(each.row)
@@ -56,9 +69,7 @@ async def purge_due(platform: Platform, node_platform: NodePlatform, before: dat
             by_repository[repository].append(each)
     for name, waiting in by_repository.items():
         await _Repository(platform, node_platform, name, before).purge(waiting)
-    ids = [each.row.id for each in found]
-    purged = await platform.database.read(lambda on: purge.count_purged(on, ids))
-    return purged, len(found) - purged
+    return await platform.database.read(lambda on: purge.count_purged(on, ids))
 
 
 async def _upload(platform: Platform, each: Due, before: datetime) -> None:

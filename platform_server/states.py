@@ -128,6 +128,9 @@ def move(publication: Publication, transition: Transition, at: datetime) -> None
     if (reason := refusal(publication, transition)) is not None:
         raise Conflict(f"publication {publication.id}: {reason}", "look at its status and its error_message")
     rule = RULES[transition]
+    if publication.status in OPEN:
+        # Whatever it was stuck in, it goes on.
+        publication.stuck_reported_at = None
     publication.status = rule.target
     for column in rule.stamps:
         setattr(publication, column, at)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from platform_server.events import Kind, Told, emit, of_publication
@@ -78,20 +78,25 @@ def report(session: Session, schedule: Schedule, at: datetime) -> int:
     return len(rows)
 
 
-def count(session: Session) -> int:
-    """How many there are that were told of and are still in the state that they were stuck in."""
-    entered = {
-        Status.QUEUED: Publication.created_at,
-        Status.VERIFYING: Publication.verifying_at,
-        Status.AWAITING_UPLOAD: Publication.awaiting_upload_at,
-    }
-    found = or_(
-        *(
-            (Publication.status == status) & (Publication.stuck_reported_at >= since)
-            for status, since in entered.items()
-        )
+def is_stuck() -> ColumnElement[bool]:
+    """Whether a publication was told of and is still in the state that it was stuck in. An index has those
+    that were told of and did not go on: it is the only one that helps.
+    """
+    entered = case(
+        {
+            Status.QUEUED: Publication.created_at,
+            Status.VERIFYING: Publication.verifying_at,
+            Status.AWAITING_UPLOAD: Publication.awaiting_upload_at,
+        },
+        value=Publication.status,
     )
-    return session.scalar(select(func.count()).select_from(Publication).where(found)) or 0
+    told = Publication.stuck_reported_at
+    return and_(told.is_not(None), told >= entered)
+
+
+def count(session: Session, *where: ColumnElement[bool]) -> int:
+    """How many there are."""
+    return session.scalar(select(func.count()).select_from(Publication).where(is_stuck(), *where)) or 0
 
 
 def _older(status: Status, entered: InstrumentedAttribute[Any], before: datetime) -> ColumnElement[bool]:

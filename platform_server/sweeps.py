@@ -97,7 +97,8 @@ async def run(platform: Platform) -> None:
     next_sweep = anyio.current_time()
     while True:
         with sweeping("stuck"):
-            await platform.database.write(lambda on: stuck.report(on, schedule, platform.clock()))
+            while await platform.database.write(lambda on: stuck.report(on, schedule, platform.clock())):
+                pass
         with sweeping("secrets"):
             await platform.database.write(lambda on: secret_pickups.purge(on, platform.clock()))
         if anyio.current_time() >= next_sweep:

@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Dialect,
     Enum,
@@ -26,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -37,6 +39,8 @@ _HOLDS_IMAGE = "status IN ('published', 'retired') AND published_at IS NOT NULL"
 _CLAIMS_COMMIT = "git_sha IS NOT NULL AND status IN ('queued', 'awaiting_upload', 'verifying')"
 _PENDING = "status = 'pending'"
 _HOLDS_COMMIT = f"git_sha IS NOT NULL AND {_HOLDS_IMAGE}"
+# `source` of the events that the Disk Image Manager causes
+MANAGER = "disk_image_manager"
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -69,6 +73,19 @@ def _words(words: type[StrEnum], length: int = 24) -> Enum:
         name=words.__name__.lower(),
         values_callable=lambda kind: [word.value for word in kind],
     )
+
+
+def is_in(*statuses: Status) -> ColumnElement[bool]:
+    """Whether a publication has one of these statuses, in the words of the indexes that are of some rows."""
+    words = [
+        literal(each, Publication.status.type, literal_execute=True) for each in Status if each in statuses
+    ]
+    return Publication.status == words[0] if len(words) == 1 else Publication.status.in_(words)
+
+
+def _of_some(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index of the rows for which `where` holds."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Base(DeclarativeBase):
@@ -260,33 +277,27 @@ class Publication(Base):
         # with the status: however often a commit or image fails, what counts is found at once
         Index(None, "node_platform_id", "git_sha", "status"),
         Index(None, "oci_digest", "node_platform_id", "status"),
+        # What has come to its end in another way is in none of these, however much there is of it.
+        _of_some("ix_publications_no_duplicate", "node_platform_id", "id", where="duplicate_of_id IS NULL"),
+        _of_some("ix_publications_failed", "node_platform_id", "failed_at", where="status = 'failed'"),
+        _of_some("ix_publications_retired", "node_platform_id", "retired_at", where="status = 'retired'"),
+        _of_some("ix_publications_kept", "node_platform_id", "published_at", "id", where=_HOLDS_IMAGE),
+        _of_some("ix_publications_stuck", "account_id", "id", where="stuck_reported_at IS NOT NULL"),
+        _of_some("ix_publications_purge_blocked", "id", where="purge_blocked IS NOT NULL"),
         # One row at a time can claim a commit, and one can have it; one can have an image.
-        Index(
-            "uq_publications_claim",
-            "node_platform_id",
-            "arch",
-            "git_sha",
-            unique=True,
-            sqlite_where=text(_CLAIMS_COMMIT),
-            postgresql_where=text(_CLAIMS_COMMIT),
+        _of_some(
+            "uq_publications_claim", "node_platform_id", "arch", "git_sha", where=_CLAIMS_COMMIT, unique=True
         ),
-        Index(
-            "uq_publications_commit",
-            "node_platform_id",
-            "arch",
-            "git_sha",
-            unique=True,
-            sqlite_where=text(_HOLDS_COMMIT),
-            postgresql_where=text(_HOLDS_COMMIT),
+        _of_some(
+            "uq_publications_commit", "node_platform_id", "arch", "git_sha", where=_HOLDS_COMMIT, unique=True
         ),
-        Index(
+        _of_some(
             "uq_publications_image",
             "node_platform_id",
             "arch",
             "oci_digest",
+            where=_HOLDS_IMAGE,
             unique=True,
-            sqlite_where=text(_HOLDS_IMAGE),
-            postgresql_where=text(_HOLDS_IMAGE),
         ),
     )
 
@@ -371,6 +382,7 @@ class Event(Base):
         Index(None, "account_id", "id"),
         Index(None, "account_id", "kind", "id"),
         Index(None, "account_id", "correlation_id", "id"),
+        _of_some("ix_events_manager", "account_id", "kind", "created_at", where=f"source = '{MANAGER}'"),
     )
 
     account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
@@ -416,7 +428,10 @@ class SecretPickup(Base):
     """
 
     __tablename__ = "secret_pickups"
-    __table_args__ = (Index(None, "expires_at"),)
+    __table_args__ = (
+        Index(None, "expires_at"),
+        _of_some("ix_secret_pickups_sealed", "expires_at", where="sealed IS NOT NULL"),
+    )
 
     account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
@@ -445,13 +460,12 @@ class AutonomyPolicy(Base):
 
     __tablename__ = "autonomy_policies"
     __table_args__ = (
-        Index(
+        _of_some(
             "uq_autonomy_policies_account",
             "account_id",
             "action_category",
+            where="node_platform_id IS NULL",
             unique=True,
-            sqlite_where=text("node_platform_id IS NULL"),
-            postgresql_where=text("node_platform_id IS NULL"),
         ),
         UniqueConstraint("node_platform_id", "action_category"),
     )
@@ -486,21 +500,13 @@ class ApprovalRequest(Base):
         Index(None, "account_id", "status", "id"),
         Index(None, "natural_key", "decided_at"),
         # One question at a time, and one about what a platform's new nodes boot.
-        Index(
-            "uq_approval_requests_question",
-            "account_id",
-            "natural_key",
-            unique=True,
-            sqlite_where=text(_PENDING),
-            postgresql_where=text(_PENDING),
-        ),
-        Index(
+        _of_some("uq_approval_requests_question", "account_id", "natural_key", where=_PENDING, unique=True),
+        _of_some(
             "uq_approval_requests_platform",
             "node_platform_id",
             "action_category",
+            where=_PENDING,
             unique=True,
-            sqlite_where=text(_PENDING),
-            postgresql_where=text(_PENDING),
         ),
     )
 

@@ -15,6 +15,7 @@ from platform_server.deliveries import AnyRow
 from platform_server.errors import Conflict, Invalid, StateError, missing
 from platform_server.events import Kind, Told, emit
 from platform_server.manager import policies
+from platform_server.paging import newest_first
 from platform_server.permissions import Caller
 from platform_server.sealing import Sealer
 from platform_server.tables import Category, Webhook, WebhookStatus
@@ -125,10 +126,8 @@ def get(session: Session, caller: Caller, webhook_id: UUID, *, lock: bool = Fals
 
 def listing(session: Session, caller: Caller, limit: int, before: UUID | None = None) -> Sequence[Webhook]:
     """The account's webhooks, the newest first."""
-    query = select(Webhook).where(Webhook.account_id == caller.account_id)
-    if before is not None:
-        query = query.where(Webhook.id < before)
-    return session.scalars(query.order_by(Webhook.id.desc()).limit(limit)).all()
+    have = {Webhook.account_id: caller.account_id}
+    return session.scalars(newest_first(select(Webhook), have, Webhook.id, before, limit)).all()
 
 
 def secrets_of(row: AnyRow | Webhook, sealer: Sealer, at: datetime) -> list[str]:

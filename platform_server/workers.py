@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from platform_server.errors import Conflict, Invalid, Missing, missing
 from platform_server.events import Kind, Told, emit
+from platform_server.paging import newest_first
 from platform_server.permissions import Caller
 from platform_server.tables import Worker, WorkerRole, WorkerStatus
 from platform_server.tokens import WORKER_PREFIX, new_token
@@ -83,7 +84,8 @@ def get(session: Session, caller: Caller, worker_id: UUID, *, lock: bool = False
 
 def listing(session: Session, caller: Caller, limit: int, before: UUID | None = None) -> Sequence[Worker]:
     """The account's CI workers, the newest first."""
-    query = select(Worker).where(Worker.account_id == caller.account_id, Worker.role == WorkerRole.CI_WORKER)
-    if before is not None:
-        query = query.where(Worker.id < before)
-    return session.scalars(query.order_by(Worker.id.desc()).limit(limit)).all()
+    query, have = (
+        select(Worker).where(Worker.role == WorkerRole.CI_WORKER),
+        {Worker.account_id: caller.account_id},
+    )
+    return session.scalars(newest_first(query, have, Worker.id, before, limit)).all()

@@ -12,11 +12,10 @@ from sqlalchemy.orm import Session
 from platform_server.errors import missing
 from platform_server.events import Kind, Told, emit
 from platform_server.permissions import Caller
-from platform_server.tables import Agent, AgentStatus
+from platform_server.tables import MANAGER, Agent, AgentStatus
 
 NAME = "Disk Image Manager"
-# `source` of the events that it causes
-SOURCE = "disk_image_manager"
+SOURCE = MANAGER
 
 
 def make(session: Session, account_id: UUID, at: datetime) -> Agent:

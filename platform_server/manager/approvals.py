@@ -22,6 +22,7 @@ from platform_server import defaults, node_platforms
 from platform_server.errors import Conflict, Invalid, missing
 from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.manager import agents, candidates
+from platform_server.paging import Column, newest_first
 from platform_server.permissions import Caller
 from platform_server.tables import (
     Agent,
@@ -62,12 +63,11 @@ def listing(
     before: UUID | None = None,
 ) -> Sequence[ApprovalRequest]:
     """The account's requests, the newest first."""
-    query = select(ApprovalRequest).where(ApprovalRequest.account_id == caller.account_id)
+    have: dict[Column, Any] = {ApprovalRequest.account_id: caller.account_id}
     if status is not None:
-        query = query.where(ApprovalRequest.status == status)
-    if before is not None:
-        query = query.where(ApprovalRequest.id < before)
-    return session.scalars(query.order_by(ApprovalRequest.id.desc()).limit(limit)).all()
+        have[ApprovalRequest.status] = status
+    query = newest_first(select(ApprovalRequest), have, ApprovalRequest.id, before, limit)
+    return session.scalars(query).all()
 
 
 def pending(session: Session, platform: NodePlatform) -> ApprovalRequest | None:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
+from platform_server import stuck
 from platform_server.api import View
 from platform_server.events import Kind
 from platform_server.manager import agents, approvals, autonomy
 from platform_server.manager.views import AgentView, ApprovalRequestView, PolicyView, request_view
 from platform_server.permissions import Caller
-from platform_server.states import OPEN
-from platform_server.stuck import advice
 from platform_server.tables import Agent, Event, Publication, RequestStatus
 
 _DAY = timedelta(hours=24)
@@ -62,19 +61,18 @@ def introspect(session: Session, caller: Caller, agent_id: UUID | None, at: date
     """Read all of it in one view of the database. Raises Missing."""
     agent = agents.get(session, caller, agent_id)
     asked = approvals.listing(session, caller, _MOST, status=RequestStatus.PENDING)
-    observed = _observations(session, agent)
     return Introspection(
         agent=AgentView.model_validate(agent),
         policies=[PolicyView.model_validate(each) for each in autonomy.rules(session, agent.account_id)],
         pending_approvals=[request_view(row) for row in asked],
         performance_24h=_performance(session, agent, at - _DAY),
-        pending_observations=len(observed),
-        observations=observed[:_MOST],
+        pending_observations=stuck.count(session, Publication.account_id == agent.account_id),
+        observations=_observations(session, agent),
     )
 
 
 def _performance(session: Session, agent: Agent, since: datetime) -> Performance:
-    """Of the manager's own events, by kind."""
+    """Of the manager's own events, by kind: an index has no others."""
     kinds = {
         Kind.DEFAULT_SET: "total_executions",
         Kind.APPROVAL_REQUESTED: "approvals_requested",
@@ -88,7 +86,7 @@ def _performance(session: Session, agent: Agent, since: datetime) -> Performance
         .where(
             Event.account_id == agent.account_id,
             Event.kind.in_(kinds),
-            Event.source == agents.SOURCE,
+            Event.source == literal(agents.SOURCE, literal_execute=True),
             Event.created_at > since,
         )
         .group_by(Event.kind)
@@ -101,17 +99,14 @@ def _performance(session: Session, agent: Agent, since: datetime) -> Performance
 def _observations(session: Session, agent: Agent) -> list[Observation]:
     rows = session.scalars(
         select(Publication)
-        .where(
-            Publication.account_id == agent.account_id,
-            Publication.status.in_(OPEN),
-            Publication.stuck_reported_at.is_not(None),
-        )
+        .where(Publication.account_id == agent.account_id, stuck.is_stuck())
         .order_by(Publication.id)
+        .limit(_MOST)
     )
     return [
         Observation(
             publication_id=row.id, node_platform_id=row.node_platform_id, status=row.status, hint=hint
         )
         for row in rows
-        if (hint := advice(row)) is not None
+        if (hint := stuck.advice(row)) is not None
     ]

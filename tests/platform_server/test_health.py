@@ -41,6 +41,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer is a new one."""
     monkeypatch.setattr(health, "_FRESH", 0.0)
     monkeypatch.setattr("platform_server.gauges._FRESH", 0.0)
+    monkeypatch.setattr("platform_server.gauges._REST", 0.0)
 
 
 parsed: Callable[[str], Iterable[Metric]] = text_string_to_metric_families

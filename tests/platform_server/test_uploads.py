@@ -381,8 +381,9 @@ def test_an_account_awaits_so_many_uploads_at_most(
     answer = worker.call("POST", f"{BASE}/initiate", json=offer())
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "60")
     # the one that is there goes on
-    assert worker.post(f"{BASE}/initiate", offer(git_sha=f"{0:040x}"))["publication_id"] == (
-        begun[0]["publication_id"]
+    assert (
+        worker.post(f"{BASE}/initiate", offer(git_sha=f"{0:040x}"))["publication_id"]
+        == (begun[0]["publication_id"])
     )
     other.post("/node_platforms", {"node_platform": {"name": "debian", **POLICY}})
     theirs = other.with_token(other.post("/ci_workers", {"name": "runner"})["token_plaintext"])
