@@ -38,6 +38,7 @@ _HINTS = {
     "invalid_payload": "the platform expects other fields: see its version and its log",
     "processing_error": "the platform failed: see its log",
     "rate_limited": "wait, as it asks",
+    "unavailable": "the same command later: its database is away, or can't be written",
 }
 _HTTP_HINTS = {
     401: _HINTS["bad_signature"],

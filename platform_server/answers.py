@@ -18,6 +18,7 @@ class Reason(StrEnum):
     DELIVERY_MISMATCH = "delivery_mismatch"
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
 
 
 _HTTP = {
@@ -29,6 +30,7 @@ _HTTP = {
     Reason.DELIVERY_MISMATCH: 409,
     Reason.TOO_LARGE: 413,
     Reason.RATE_LIMITED: 429,
+    Reason.UNAVAILABLE: 503,
 }
 
 

@@ -18,18 +18,19 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from platform_server import postgres, sqlite
-from platform_server.errors import StateError, Unavailable
+from platform_server.errors import StateError, Unavailable, Unwritable
 from platform_server.group_commit import AnyUnit, GroupCommit, Unit
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ Work = Callable[[Session], _Result]
 _ATTEMPTS = 6
 _FIRST_WAIT = 0.02
 _PATIENCE = 10.0
+# How long a write that failed speaks for the next one, in seconds.
+_STEADY = 10.0
 READERS = 4
 # Units of work side by side on PostgreSQL.
 WRITERS = 8
@@ -51,7 +54,8 @@ class Database:
     """One database by its URL, `sqlite:///FILE` or `postgresql://…`.
 
     Methods may be called from any thread; the async ones don't block. Raises StateError for a URL that can't
-    be read; methods raise Unavailable when a server stays away.
+    be read; methods raise Unavailable when a server stays away, and Unwritable while nothing can be written:
+    a disk is full, fails or is read-only.
     """
 
     def __init__(self, url: str) -> None:
@@ -70,6 +74,7 @@ class Database:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
         self.is_sqlite = self.server is None
+        self._failed: _Failed | None = None
         self._groups = GroupCommit(self._run)
         # Each event loop has limiters of its own: the workers run on another one than the server.
         self._reading: RunVar[anyio.CapacityLimiter] = RunVar("reading")
@@ -102,7 +107,10 @@ class Database:
             with Session(self._readers, expire_on_commit=False) as session:
                 return work(session)
 
-        return once() if self.is_sqlite else self._patiently(once)
+        if not self.is_sqlite:
+            return self._patiently(once)
+        with self._watched():
+            return once()
 
     def write_now(self, work: Work[_Result]) -> _Result:
         """`write`, in this thread."""
@@ -131,6 +139,21 @@ class Database:
                 postgres.begin_migration(connection, patience)
             yield connection
 
+    def trouble(self) -> str | None:
+        """Why the database takes no writes; None when it does. What failed a while ago is tried again."""
+        failed = self._failed
+        if failed is None:
+            return None
+        if time.monotonic() - failed.at < _STEADY:
+            return failed.why
+        try:
+            self.write_now(_touch)
+        except (Unavailable, DBAPIError):
+            return failed.why
+        self._failed = None
+        log.warning("%s can be written again", self.name)
+        return None
+
     def is_locked(self, error: DBAPIError) -> bool:
         """Whether somebody else had for too long what a migration needs."""
         if self.server is None:
@@ -140,7 +163,9 @@ class Database:
     def explained(self, error: DBAPIError) -> StateError:
         """What the database refused, for whoever set it up."""
         if self.server is None:
-            return StateError(f"{self.name}: {error.orig}", "name a platform's state folder")
+            why = sqlite.unwritable(error)
+            hint = "name a platform's state folder" if why is None else f"{why}: see to it, then try again"
+            return StateError(f"{self.name}: {error.orig}", hint)
         return self.server.explained(error.orig or error)
 
     def close(self) -> None:
@@ -159,6 +184,8 @@ class Database:
                 failed += 1
                 if self.server is not None and isinstance(error, DBAPIError) and postgres.lost(error):
                     if time.monotonic() >= until:
+                        if (why := postgres.unwritable(error)) is not None:
+                            raise self._unwritable(why) from error
                         raise Unavailable(
                             "the platform's database does not answer", "send the request again later"
                         ) from error
@@ -217,7 +244,11 @@ class Database:
                 each.value, each.error = value, None
 
     def _undone(self, connection: Connection, error: BaseException) -> bool:
-        """Whether the error took the whole transaction along, and not only the unit's savepoint."""
+        """Whether the error took the whole transaction along, and not only the unit's savepoint; one that no
+        other unit can be written after counts so as well.
+        """
+        if isinstance(error, DBAPIError) and self._why_unwritable(error) is not None:
+            return True
         if self.server is None:
             return not sqlite.in_transaction(connection)
         return isinstance(error, DBAPIError) and postgres.lost(error)
@@ -226,12 +257,18 @@ class Database:
     def _transaction(self) -> Iterator[Connection]:
         """One transaction. A commit whose answer was lost is asked for, so that nothing is done twice."""
         if self.server is None:
-            with self._writers.begin() as connection:
+            with self._watched(), self._writers.begin() as connection:
                 yield connection
             return
-        with self._writers.connect() as connection:
+        with self._watched(), self._writers.connect() as connection:
             connection.begin()
-            yield connection
+            try:
+                yield connection
+            except DBAPIError as error:
+                if postgres.unwritable(error) is not None:
+                    # The next one may be to a server that can be written.
+                    connection.invalidate()
+                raise
             transaction = postgres.transaction_id(connection)
             try:
                 connection.commit()
@@ -247,6 +284,42 @@ class Database:
                     ) from error
                 if not was:
                     raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """What says that nothing can be written is kept for `trouble`, and raised as Unwritable."""
+        try:
+            yield
+        except DBAPIError as error:
+            why = self._why_unwritable(error)
+            if why is None or (self.server is not None and postgres.lost(error)):
+                raise
+            raise self._unwritable(why) from error
+
+    def _why_unwritable(self, error: DBAPIError) -> str | None:
+        return sqlite.unwritable(error) if self.server is None else postgres.unwritable(error)
+
+    def _unwritable(self, why: str) -> Unwritable:
+        if self._failed is None:
+            log.error("%s can't be written: %s", self.name, why)
+        self._failed = _Failed(why, time.monotonic())
+        return Unwritable(
+            f"the platform's database can't be written: {why}",
+            "its operator has to see to it; send the request again later",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A write that the database did not take, and when, by the monotonic clock."""
+
+    why: str
+    at: float
+
+
+def _touch(session: Session) -> None:
+    """Write, and change nothing."""
+    session.execute(text("UPDATE alembic_version SET version_num = version_num"))
 
 
 def _unit(work: Work[_Result]) -> Unit[None, _Result]:

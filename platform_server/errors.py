@@ -13,6 +13,7 @@
         ├── TooOften          429: `retry_after` seconds
         ├── TooSlow           408
         └── Unavailable       503: the database does not answer; `retry_after` seconds
+            └── Unwritable    its disk is full, it is read-only, or its file can't be written
 
 Every text may be shown to whoever sent the request, so none may hold a secret of somebody else.
 """
@@ -112,6 +113,17 @@ class Unavailable(Refused):
     retry_after: float = 5.0
 
     status = 503
+
+
+@dataclass(eq=False)
+class Unwritable(Unavailable):
+    """The database answers and takes no writes: somebody has to see to it.
+
+    503 and not 507: senders of webhooks, curl among them, send 503 again by themselves, and RFC 4918 (11.5)
+    has nobody repeat what was answered with 507.
+    """
+
+    retry_after: float = 30.0
 
 
 def missing(kind: str, name: object) -> Missing:

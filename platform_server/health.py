@@ -1,7 +1,7 @@
 """Whether this process can do its work: what a proxy, a service manager and an operator ask.
 
 1. stopping: it was told to end, and should get nothing new.
-2. database: it answers, and has a schema that this program works with.
+2. database: it answers, has a schema that this program works with, and takes what is written.
 3. disk: there is room for an upload beside what is kept for the database.
 4. tasks: workers and sweeps run.
 
@@ -106,9 +106,10 @@ class Health:
             # Its text may name hosts and users, and anybody may ask.
             log.warning("the database does not answer: %s", error)
             return "no answer; the log says why"
-        if found is not None and is_compatible(newest(), found):
-            return OK
-        return f"expected schema {newest()}, found {found or 'none'}"
+        if found is None or not is_compatible(newest(), found):
+            return f"expected schema {newest()}, found {found or 'none'}"
+        why = self._platform.database.trouble()
+        return OK if why is None else f"can't be written: {why}"
 
     def _disk(self) -> str:  # 3
         try:

@@ -23,6 +23,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from platform_server.errors import Unavailable
+
 log = logging.getLogger(__name__)
 
 # When each series began would be as many series again.
@@ -104,6 +106,9 @@ def sweeping(name: str) -> Iterator[None]:
     try:
         yield
         LAST_SWEEP.labels(name).set_to_current_time()
+    except Unavailable as error:
+        SWEEP_FAILURES.labels(name).inc()
+        log.warning("the %s sweep was cut off: %s", name, error.what)
     except Exception:
         SWEEP_FAILURES.labels(name).inc()
         log.exception("the %s sweep was cut off", name)

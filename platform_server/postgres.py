@@ -35,6 +35,9 @@ _AGAIN = LOCKED | {"40001"}
 UNIQUE = "23505"
 # The server goes down, comes up, or has no connection left (57P01, 57P02, 57P03, 53300; class 08).
 _ELSEWHERE = frozenset({"57P01", "57P02", "57P03", "53300"})
+# read_only_sql_transaction, disk_full
+_READ_ONLY = "25006"
+_UNWRITABLE = {_READ_ONLY: "it is read-only", "53100": "its disk is full"}
 _WRONG_PASSWORD, _WRONG_USER, _NO_DATABASE, _DENIED = "28P01", "28000", "3D000", "42501"
 
 # Advisory locks are numbers that the programs of one database agree upon.
@@ -186,6 +189,15 @@ def lost(error: DBAPIError) -> bool:
     )
 
 
+def unwritable(error: DBAPIError) -> str | None:
+    """Why the server takes no writes; None when the error is another one."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None and lost(error) and _is_read_only(str(error.orig)):
+        # `connect` asked for a server that can be written.
+        return _UNWRITABLE[_READ_ONLY]
+    return _UNWRITABLE.get(state or "")
+
+
 def may_heal(error: DBAPIError) -> bool:
     """Whether the same work may succeed when it is done again."""
     return lost(error) or getattr(error.orig, "sqlstate", None) in _AGAIN
@@ -226,6 +238,10 @@ def _hint(error: BaseException, said: str) -> str:
         return "createdb --encoding UTF8 --owner USER DATABASE, then disk-image platform init"
     if state in (_WRONG_PASSWORD, _WRONG_USER) or "authentication" in said or "password" in said:
         return "give the password in PGPASSWORD, or a passfile; pg_hba.conf says who may come from where"
-    if "read-only" in said or "hot standby" in said:
+    if _is_read_only(said):
         return "name the server that can be written; several hosts may stand in the URL"
     return "see that the server runs, and that host, port and user are right"
+
+
+def _is_read_only(said: str) -> bool:
+    return "read-only" in said or "hot standby" in said

@@ -13,6 +13,13 @@ SCHEME = "sqlite:///"
 WRITES = "platform_writes"
 # How long a writer waits for another process's transaction, in seconds.
 _BUSY = 10.0
+# https://www.sqlite.org/rescode.html, by the primary code
+_UNWRITABLE = {
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_IOERR: "its disk fails, or is full",
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_CANTOPEN: "its file can't be opened",
+}
 
 
 def engine(url: str, pool_size: int) -> Engine:
@@ -40,6 +47,20 @@ def may_heal(error: DBAPIError) -> bool:
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
     )
+
+
+def unwritable(error: BaseException) -> str | None:
+    """Why the file can't be written, whatever is to be written; None when the error is another one.
+
+    It may be what the error came from: a full disk ends the transaction, and then no savepoint is found.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        code = getattr(cause, "sqlite_errorcode", 0)
+        if why := _UNWRITABLE.get(code & 0xFF):
+            return why
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def in_transaction(connection: Connection) -> bool:

@@ -12,6 +12,7 @@ A place is a URL that says until when it is good, signed with the platform's key
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -26,12 +27,14 @@ import anyio
 from anyio import to_thread
 
 from platform_server import uploads
-from platform_server.errors import Forbidden, Invalid, TooLarge, TooOften, TooSlow
+from platform_server.errors import Forbidden, Invalid, TooLarge, TooOften, TooSlow, Unwritable
 from platform_server.identifiers import new_id
 from platform_server.metrics import sweeping
 from platform_server.state_folder import Platform
 from platform_server.tables import Publication
 from supply_chain.files import sync_folder
+
+log = logging.getLogger(__name__)
 
 # Below it a place is the publication's id; to put the bytes, and to get them.
 PATH = "/api/v1/system/uploads"
@@ -106,7 +109,11 @@ class UploadFiles:
         except TimeoutError:
             raise TooSlow("the upload did not end in time", _AGAIN) from None
         except OSError as error:
-            raise TooLarge(f"the upload can't be kept: {error.strerror or error}", "try later") from None
+            log.error("an upload can't be kept: %s", error.strerror or error)
+            raise Unwritable(
+                f"the upload can't be kept: {error.strerror or error}",
+                "the platform's operator has to see to it; put the bytes again later",
+            ) from None
         finally:
             self._coming.discard(publication_id)
             part.unlink(missing_ok=True)

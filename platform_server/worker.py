@@ -19,6 +19,7 @@ from structlog.contextvars import bind_contextvars, bound_contextvars, unbind_co
 
 from pipelines.errors import UsageError
 from platform_server import outcomes, queue
+from platform_server.errors import Unavailable
 from platform_server.metrics import VERDICTS, VERIFICATION_SECONDS
 from platform_server.outcomes import Task, Turn
 from platform_server.queue import Lease, LeaseLost
@@ -57,6 +58,10 @@ async def _run_one(platform: Platform, verifier: Verifier) -> None:
     while True:
         try:
             worked = await work(platform, verifier)
+        except Unavailable as error:
+            log.warning("a verification could not be finished: %s", error.what)
+            await anyio.sleep(error.retry_after)
+            continue
         except Exception:
             # The database, or a mistake in here: the lease ends by itself, and others go on.
             log.exception("a verification could not be finished")

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from platform_server.answers import Answer, Reason, refused
-from platform_server.errors import TooLarge
+from platform_server.errors import TooLarge, Unavailable
 from platform_server.intake import Intake, Received
 from platform_server.metrics import LIMITED, WEBHOOKS
 from platform_server.payload import Built
@@ -75,7 +75,11 @@ def add_route(router: APIRouter, platform: Platform, prefix: str) -> None:
             return _respond(refused(Reason.TOO_LARGE, error.what))
         headers = SignatureHeaders(plain, identifier, timestamp, signature)
         address = sender_of(request.client.host) if request.client else ""
-        return _respond(await intake.take(Received(webhook_id, body, headers, address)))
+        try:
+            answer = await intake.take(Received(webhook_id, body, headers, address))
+        except Unavailable as error:
+            answer = refused(Reason.UNAVAILABLE, error.what, wait=error.retry_after)
+        return _respond(answer)
 
     router.add_api_route(
         f"{prefix}/webhooks/disk_image/built/{{webhook_id}}",
@@ -84,7 +88,7 @@ def add_route(router: APIRouter, platform: Platform, prefix: str) -> None:
         tags=["webhook"],
         status_code=202,
         response_model=Told,
-        responses={status: {"model": Told} for status in (200, 401, 404, 408, 409, 413, 422, 429)},
+        responses={status: {"model": Told} for status in (200, 401, 404, 408, 409, 413, 422, 429, 503)},
         openapi_extra=_SCHEMA,
         route_class_override=_Direct,
     )

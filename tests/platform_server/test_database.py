@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from platform_server import node_platforms
 from platform_server.database import Database
-from platform_server.errors import Unavailable
+from platform_server.errors import Unavailable, Unwritable
 from platform_server.group_commit import GROUP, AnyUnit, GroupCommit, Unit
 from platform_server.state_folder import Platform
 from platform_server.tables import Account, NodePlatform
@@ -197,7 +197,7 @@ def test_a_full_disk_fails_its_whole_group(tmp_path: Path) -> None:
         return one_kind(connection, names)
 
     async def one(work: Callable[[Connection, Sequence[str]], Sequence[str]], name: str) -> None:
-        with suppress(OperationalError):
+        with suppress(Unwritable):
             kept.append(await database.write_together(work, name))
 
     async def group() -> None:

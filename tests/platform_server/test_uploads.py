@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -191,6 +192,24 @@ def test_room_is_promised_once(worker: Api) -> None:
 def test_a_full_disk_is_said_before_the_upload(worker: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload_files, "RESERVE", 2**62)
     assert "expected at most 0" in worker.error(413, "POST", f"{BASE}/initiate", json=offer())
+
+
+def test_a_disk_that_is_full_while_the_bytes_come_is_told_and_nothing_is_kept(
+    worker: Api, platform: Platform, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = worker.post(f"{BASE}/initiate", offer())
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("platform_server.upload_files._append", full)
+    answer = put(worker, place_of(begun))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert answer.json()["error"] == "the upload can't be kept: No space left on device"
+    assert "an upload can't be kept: No space left on device" in caplog.text
+    assert os.listdir(platform.uploads) == []
+    monkeypatch.undo()
+    assert put(worker, place_of(begun)).status_code == 200
 
 
 def test_another_account_reaches_nothing(worker: Api, other: Api, platform: Platform) -> None:
