@@ -8,6 +8,7 @@ database share the folder's key and uploads as well.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ def initialise(folder: Path, at: datetime, database: str | None = None) -> str:
         Server(database).require()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_own(folder)
         (folder / "uploads").mkdir(mode=0o700, exist_ok=True)
         make_key(key_file(folder))
     except OSError as error:
@@ -107,8 +109,24 @@ def migrate_folder(folder: Path, revision: str, database: str | None = None) -> 
         opened.close()
 
 
+def _require_own(folder: Path) -> None:
+    """Raise StateError for a folder in which others can put another key or database. Raises OSError."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o022:
+        raise StateError(
+            f"{folder}: expected a folder that only its owner can write, found mode {mode:04o}",
+            f"chmod 0700 {folder}, and see that what is in it is yours",
+        )
+
+
 def _require(folder: Path, database: str | None) -> None:
-    """Raise StateError where there is no platform, or its server does not answer."""
+    """Raise StateError where there is no platform, others can write it, or its server does not answer."""
+    try:
+        _require_own(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StateError(f"{folder}: {error.strerror or error}", "name a folder that can be read") from None
     if database is None and not database_file(folder).is_file():
         raise StateError(
             f"{folder}: no platform's state",

@@ -34,6 +34,23 @@ def test_only_the_owner_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
     }
 
 
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, made: Made) -> None:
+    """Whoever can write it can put another key or database there, and read what is sealed from then on."""
+    for folder, use in (
+        (tmp_path / "new", lambda: initialise(tmp_path / "new", START)),
+        (made.folder, made.open),
+    ):
+        folder.mkdir(exist_ok=True)
+        for mode in (0o720, 0o702, 0o777):
+            folder.chmod(mode)
+            with pytest.raises(StateError, match=f"found mode {mode:04o}") as raised:
+                use()
+            assert raised.value.hint.startswith(f"chmod 0700 {folder}")
+    assert list((tmp_path / "new").iterdir()) == []
+    made.folder.chmod(0o755)
+    made.open().database.close()
+
+
 def test_a_second_init_is_refused_and_changes_nothing(made: Made) -> None:
     key = (made.folder / "secrets.key").read_bytes()
     with pytest.raises(StateError, match="set up already"):
