@@ -70,6 +70,8 @@ def create_app(platform: Platform) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=f"{PREFIX}/openapi.json",
+        # a redirect goes to the host that the request names, whoever that is
+        redirect_slashes=False,
     )
     app.state.platform = platform
     app.state.process = Process(beside, watched, registry)
