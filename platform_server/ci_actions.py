@@ -41,7 +41,7 @@ class ProvisionWebhook(Body):
         ),
     ]
     platform_api_base: Annotated[
-        Annotated[str, Field(pattern=r"^https?://[^\s?#@]{1,200}$")] | None,
+        Annotated[str, Field(pattern=r"^https?://[!\"$->A-~]{1,200}$")] | None,
         Field(description="the address that webhook_url starts with; else the platform's own"),
     ] = None
 

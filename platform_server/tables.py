@@ -245,7 +245,7 @@ class Webhook(Base):
 
     account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id"))
     label: Mapped[str]
-    # the label without case: it is unique so
+    # the label without case and form: it is unique so
     label_key: Mapped[str]
     status: Mapped[WebhookStatus] = mapped_column(_words(WebhookStatus), default=WebhookStatus.ACTIVE)
     secret: Mapped[bytes]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import secrets
+import unicodedata
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from platform_server import labels
 from platform_server.deliveries import AnyRow
 from platform_server.errors import Conflict, Invalid, StateError, missing
 from platform_server.events import Kind, Told, emit
@@ -22,7 +23,6 @@ from platform_server.tables import Category, Webhook, WebhookStatus
 
 PREFIX = "pndis_"
 PREVIEW = 8
-_LABEL = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 LONGEST_OVERLAP = timedelta(days=7)
 
 
@@ -30,10 +30,9 @@ def create(
     session: Session, caller: Caller, sealer: Sealer, label: str, at: datetime
 ) -> tuple[Webhook, str]:
     """A new webhook and its secret. Raises Invalid for a label that breaks the rule or is taken."""
-    label = label.strip()
-    if not _LABEL.fullmatch(label):
-        raise Invalid(field="label", value=label, rule="1 to 100 printable characters")
-    key = label.casefold()
+    label = labels.label("label", label)
+    # what looks the same is the same: composed or not, full width or not (Unicode, NFKC)
+    key = unicodedata.normalize("NFKC", label).casefold()
     taken = select(Webhook.id).where(Webhook.account_id == caller.account_id, Webhook.label_key == key)
     if session.scalars(taken).first() is not None:
         raise Invalid(field="label", value=label, rule="a label that no webhook of the account has yet")

@@ -5,7 +5,6 @@ A worker's token is one of this platform's API; it registers no runner anywhere 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
@@ -13,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from platform_server import labels
 from platform_server.errors import Conflict, Invalid, Missing, missing
 from platform_server.events import Kind, Told, emit
 from platform_server.paging import newest_first
@@ -20,7 +20,6 @@ from platform_server.permissions import Caller
 from platform_server.tables import Worker, WorkerRole, WorkerStatus
 from platform_server.tokens import WORKER_PREFIX, new_token
 
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _LONGEST_DESCRIPTION = 1000
 
 
@@ -28,9 +27,7 @@ def create(
     session: Session, caller: Caller, name: str, description: str | None, at: datetime
 ) -> tuple[Worker, str]:
     """A new worker and its token; names need not differ. Raises Invalid for one that breaks the rule."""
-    name = name.strip()
-    if not _NAME.fullmatch(name):
-        raise Invalid(field="name", value=name, rule="1 to 100 printable characters")
+    name = labels.label("name", name)
     if description is not None and (len(description) > _LONGEST_DESCRIPTION or "\x00" in description):
         raise Invalid(
             field="description", value=description, rule=f"at most {_LONGEST_DESCRIPTION} characters"

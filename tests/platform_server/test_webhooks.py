@@ -37,14 +37,21 @@ def test_the_secret_is_in_no_later_answer_and_not_in_the_database(
     assert pipeline.secret[8:].encode() not in stored
 
 
-def test_labels_are_unique_in_an_account_whatever_their_case(api: Api, other: Api) -> None:
+def test_labels_are_unique_in_an_account_whatever_their_case_and_form(api: Api, other: Api) -> None:
     api.post("/disk_image_webhooks", {"label": "Straße"})
+    api.post("/disk_image_webhooks", {"label": "caf\u00e9 fi"})
+    for same in ("cafe\u0301 fi", "caf\u00e9 \ufb01", "\uff23\uff21\uff26\u00c9 fi"):
+        assert "label" in api.error(422, "POST", "/disk_image_webhooks", json={"label": same})
     for same in ("Straße", "STRASSE", " straße "):
         assert "label" in api.error(422, "POST", "/disk_image_webhooks", json={"label": same})
     other.post("/disk_image_webhooks", {"label": "Straße"})
 
 
-@pytest.mark.parametrize("label", ["", "  ", "a" * 101, "a\nb", "a\x00", None, 5])
+# what a terminal obeys, or nobody sees
+UNPRINTABLE = ("a\x9b31m", "a\u202eb", "\u200b", "a\u2028b", "a\ue000", "a\U000e0041")
+
+
+@pytest.mark.parametrize("label", ["", "  ", "a" * 101, "a\nb", "a\x00", None, 5, *UNPRINTABLE])
 def test_a_label_has_a_rule(api: Api, label: object) -> None:
     assert "label" in api.error(422, "POST", "/disk_image_webhooks", json={"label": label})
 
@@ -137,7 +144,14 @@ def test_the_actions_provision_and_list(api: Api, other: Api) -> None:
     assert outside["webhook_url"] == (
         f"https://platform.example/api/v1/system/webhooks/disk_image/built/{outside['webhook_id']}"
     )
-    for wrong in ("javascript:x", "https://user@host", "https://host?x=1", "https://a b"):
+    for wrong in (
+        "javascript:x",
+        "https://user@host",
+        "https://host?x=1",
+        "https://a b",
+        "https://a\u202eb",
+        "https://a\x9b",
+    ):
         body = {"label": "x", "platform_api_base": wrong}
         assert "platform_api_base" in api.error(
             422, "POST", "/actions/provision_disk_image_webhook", json=body
@@ -147,3 +161,11 @@ def test_the_actions_provision_and_list(api: Api, other: Api) -> None:
     assert listed["count"] == 2
     assert made["webhook_secret"] not in str(listed)
     assert other.post("/actions/system_list_disk_image_webhooks", {}) == {"webhooks": [], "count": 0}
+
+
+def test_a_slash_too_many_leads_nowhere(api: Api, pipeline: Pipeline) -> None:
+    """A redirect would send what was signed, or a token, to whatever host the request named."""
+    for path in ("/events/", "/disk_image_webhooks/", f"/webhooks/disk_image/built/{pipeline.webhook_id}/"):
+        for method in ("GET", "POST"):
+            answer = api.call(method, path, headers={"host": "elsewhere.example"}, json={})
+            assert (answer.status_code, answer.headers.get("location")) == (404, None)
