@@ -37,12 +37,23 @@ class Effect(Enum):
     CHANGES = "replaces what is there, and something else when it is repeated"
 
 
+Run = Callable[[Platform, Caller, Any], Awaitable[BaseModel]]
+Making = Callable[[Session, Platform, Caller, Any], BaseModel]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """The field of an answer that is shown once, on which it has a `note`; and the unit of work that makes
+    the answer, so that whoever must not show the secret keeps it in the transaction that made it.
+    """
+
+    field: str
+    make: Making
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One action: its name, what it is for, and the models of its parameters and its answer.
-
-    `secret` names the field of the answer that is shown once; such an answer has a `note` on it.
-    """
+    """One action: its name, what it is for, and the models of its parameters and its answer."""
 
     name: str
     summary: str
@@ -50,8 +61,17 @@ class Action:
     effect: Effect
     params: type[BaseModel]
     result: type[BaseModel]
-    run: Callable[[Platform, Caller, Any], Awaitable[BaseModel]]
-    secret: str | None = None
+    run: Run
+    secret: Secret | None = None
+
+
+def written(make: Making) -> Run:
+    """An action that is one unit of work."""
+
+    async def run(platform: Platform, caller: Caller, params: Any) -> BaseModel:
+        return await platform.database.write(lambda on: make(on, platform, caller, params))
+
+    return run
 
 
 class ListPublications(Body):

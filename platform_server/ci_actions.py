@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from platform_server import events, webhooks, workers
-from platform_server.actions import Action, Effect
+from platform_server.actions import Action, Effect, Secret, written
 from platform_server.api import Body, View
 from platform_server.errors import Invalid
 from platform_server.permissions import Caller, Permission
@@ -99,10 +100,10 @@ class Events(View):
     count: int
 
 
-async def provision_webhook(platform: Platform, caller: Caller, params: ProvisionWebhook) -> WebhookSecret:
-    row, secret = await platform.database.write(
-        lambda on: webhooks.create(on, caller, platform.sealer, params.label, platform.clock())
-    )
+def provision_webhook(
+    session: Session, platform: Platform, caller: Caller, params: ProvisionWebhook
+) -> WebhookSecret:
+    row, secret = webhooks.create(session, caller, platform.sealer, params.label, platform.clock())
     made = with_secret(platform, row, secret)
     if params.platform_api_base is None:
         return made
@@ -116,12 +117,8 @@ async def list_webhooks(platform: Platform, caller: Caller, params: Nothing) -> 
     return Webhooks(webhooks=views, count=len(views))
 
 
-async def provision_worker(platform: Platform, caller: Caller, params: NewWorker) -> WorkerToken:
-    return shown_once(
-        *await platform.database.write(
-            lambda on: workers.create(on, caller, params.name, params.description, platform.clock())
-        )
-    )
+def provision_worker(session: Session, platform: Platform, caller: Caller, params: NewWorker) -> WorkerToken:
+    return shown_once(*workers.create(session, caller, params.name, params.description, platform.clock()))
 
 
 async def list_workers(platform: Platform, caller: Caller, params: Nothing) -> Workers:
@@ -154,8 +151,8 @@ ACTIONS: Sequence[Action] = (
         Effect.ADDS,
         ProvisionWebhook,
         WebhookSecret,
-        provision_webhook,
-        secret="webhook_secret",
+        written(provision_webhook),
+        Secret("webhook_secret", provision_webhook),
     ),
     Action(
         "system_list_disk_image_webhooks",
@@ -173,8 +170,8 @@ ACTIONS: Sequence[Action] = (
         Effect.ADDS,
         NewWorker,
         WorkerToken,
-        provision_worker,
-        secret="token_plaintext",
+        written(provision_worker),
+        Secret("token_plaintext", provision_worker),
     ),
     Action(
         "system_list_ci_workers",

@@ -197,7 +197,7 @@ def _action(action: Action, models: dict[str, Any]) -> Iterator[str]:
     yield ""
     if action.secret is not None:
         yield (
-            f"Over MCP `{action.secret}` is null, and `read_secret_once` says how it is read, once: "
+            f"Over MCP `{action.secret.field}` is null, and `read_secret_once` says how it is read, once: "
             "`secret_id`, `expires_at`, `command`, `url`.\n"
         )
     example = json.dumps(example_of(action))

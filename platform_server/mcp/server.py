@@ -22,14 +22,16 @@ from mcp.types import (
     PaginatedRequestParams,
 )
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 from platform_server import secret_pickups
 from platform_server.action_table import ACTIONS, read_params
-from platform_server.actions import Action
+from platform_server.actions import Action, Secret
 from platform_server.errors import Forbidden, Refused, shown
-from platform_server.mcp.tools import Reading, answered, refused, secret_of, tool
+from platform_server.mcp.tools import Reading, answered, refused, tool
 from platform_server.permissions import Caller
 from platform_server.state_folder import Platform
+from platform_server.tables import SecretPickup
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +81,10 @@ def mcp_server(
             caller = await who(context)
             user = caller.name
             caller.require(action.permission)
-            answer = await action.run(platform, caller, read_params(action, params.arguments or {}))
-            return await _without_secret(platform, caller, action, answer, reading)
+            asked = read_params(action, params.arguments or {})
+            if action.secret is not None and reading is not None:
+                return await _kept(platform, caller, action, action.secret, asked, reading)
+            return answered(action, await action.run(platform, caller, asked))
         except Refused as error:
             status = error.status
             return refused(error)
@@ -101,17 +105,22 @@ def mcp_server(
     )
 
 
-async def _without_secret(
-    platform: Platform, caller: Caller, action: Action, answer: BaseModel, reading: Reading | None
+async def _kept(
+    platform: Platform, caller: Caller, action: Action, secret: Secret, params: BaseModel, reading: Reading
 ) -> CallToolResult:
-    secret = secret_of(action, answer)
-    if secret is None or action.secret is None or reading is None:
-        return answered(action, answer)
-    made_by = action.name, action.secret
+    """Run an action, and keep the secret that it makes for whoever reads it, in one transaction: there is no
+    moment at which what was made is there and its secret is lost.
+    """
+    made_by = action.name, secret.field
     at, lifetime = platform.clock(), platform.settings.schedule.secret_pickup
-    row = await platform.database.write(
-        lambda on: secret_pickups.keep(on, caller, platform.sealer, secret, made_by, at, lifetime)
-    )
+
+    def make(session: Session) -> tuple[BaseModel, SecretPickup]:
+        answer = secret.make(session, platform, caller, params)
+        found: str = getattr(answer, secret.field)
+        row = secret_pickups.keep(session, caller, platform.sealer, found, made_by, at, lifetime)
+        return answer, row
+
+    answer, row = await platform.database.write(make)
     return answered(action, answer, reading.of(row))
 
 

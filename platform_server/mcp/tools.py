@@ -64,21 +64,15 @@ def tool(action: Action) -> Tool:
     )
 
 
-def secret_of(action: Action, answer: BaseModel) -> str | None:
-    """The secret in an answer, if it has one."""
-    found: str | None = getattr(answer, action.secret) if action.secret is not None else None
-    return found
-
-
 def answered(action: Action, answer: BaseModel, read_once: ReadOnce | None = None) -> CallToolResult:
     """An answer as a result. With `read_once`, what it says stands in the place of the secret."""
     content = answer.model_dump(mode="json")
     if action.secret is not None:
         content["read_secret_once"] = None
     if action.secret is not None and read_once is not None:
-        content[action.secret] = None
+        content[action.secret.field] = None
         content["note"] = (
-            f"the {action.secret} is not in this answer: read_secret_once says how to read it, once"
+            f"the {action.secret.field} is not in this answer: read_secret_once says how to read it, once"
         )
         content["read_secret_once"] = read_once.model_dump(mode="json")
     return CallToolResult(
@@ -99,7 +93,7 @@ def _result(action: Action) -> type[BaseModel]:
     if action.secret is None:
         return action.result
     fields: Mapping[str, Any] = {
-        action.secret: (str | None, ...),
+        action.secret.field: (str | None, ...),
         "read_secret_once": (ReadOnce | None, ...),
     }
     return create_model(action.result.__name__, __base__=action.result, **fields)

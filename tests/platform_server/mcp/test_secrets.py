@@ -17,8 +17,10 @@ from uuid import UUID
 import anyio
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from platform_server import logs, secret_pickups
+from platform_server.database import Database, Work
 from platform_server.logs import LogFormat
 from platform_server.permissions import Permission
 from platform_server.state_folder import Platform
@@ -128,6 +130,42 @@ def test_the_secret_that_is_read_is_the_webhooks(
     assert (done.returncode, done.stderr) == (0, "")
     pipeline = Pipeline(rest.client, served.platform.clock, made["webhook_id"], done.stdout.strip())
     assert pipeline.plain().status_code == 202
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_what_was_made_and_its_secret_are_there_together_or_neither(
+    served: Served, rest: Api, maker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The secret is written last, and what fails then takes all of it along, as a kill would."""
+    keep = secret_pickups.keep
+
+    def fail(session: Session, *arguments: Any) -> None:
+        keep(session, *arguments)
+        session.flush()
+        assert {type(each) for each in session} > {SecretPickup}
+        raise RuntimeError("trial")
+
+    async def refused() -> Any:
+        async with over_http(served.url, served.token) as client:
+            return await client.call_tool(maker, MAKERS[maker][0])
+
+    monkeypatch.setattr(secret_pickups, "keep", fail)
+    assert anyio.run(refused).is_error
+    assert rows(served.platform) == []
+    assert rest.get("/disk_image_webhooks")["disk_image_webhooks"] == []
+    assert rest.get("/ci_workers")["ci_workers"] == []
+    monkeypatch.undo()
+    written: list[object] = []
+    write = Database.write
+
+    async def count(database: Database, work: Work[Any]) -> Any:
+        written.append(work)
+        return await write(database, work)
+
+    monkeypatch.setattr(Database, "write", count)
+    made = made_by(served, maker=maker)
+    assert len(written) == 1
+    assert rest.post(secrets_of(made))["secret"]
 
 
 @pytest.fixture
