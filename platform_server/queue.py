@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from platform_server.identifiers import new_id
+from platform_server.settings import Schedule
 from platform_server.tables import Job, Publication
+
+# Twice as long as between two attempts at most.
+_LONGEST_WAIT = 2 * Schedule().longest_retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +42,25 @@ def enqueue(session: Session, row: Publication, at: datetime) -> None:
 
 
 def claim(session: Session, at: datetime, length: timedelta) -> Lease | None:
-    """The job that has waited longest, leased until `at` + `length`; None when none is due."""
-    job = session.scalars(
-        select(Job)
-        .where(Job.available_at <= at)
-        .order_by(Job.available_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    ).one_or_none()
+    """The job that has waited longest, leased until `at` + `length`; None when none is due.
+
+    One that waits for longer than any does on purpose is due too: it was queued while a clock was ahead.
+    """
+    job = _first(session, Job.available_at <= at) or _first(
+        session, Job.available_at > at + _LONGEST_WAIT, Job.lease.is_(None)
+    )
     if job is None:
         return None
     job.lease, job.available_at = new_id(), at + length
     job.attempts += 1
     return Lease(job.id, job.lease, job.attempts, job.last_error)
+
+
+def _first(session: Session, *is_due: ColumnElement[bool]) -> Job | None:
+    """The first of these jobs that nobody else is claiming."""
+    return session.scalars(
+        select(Job).where(*is_due).order_by(Job.available_at).limit(1).with_for_update(skip_locked=True)
+    ).one_or_none()
 
 
 def check(session: Session, lease: Lease) -> None:

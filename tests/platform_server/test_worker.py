@@ -427,3 +427,26 @@ def test_a_proxys_login_page_is_no_verdict(trial: Trial, clock: Clock) -> None:
     clock.pass_by(hours=1)
     assert trial.work()
     assert trial.row(publication_id).status is Status.PUBLISHED
+
+
+def test_a_clock_that_was_ahead_holds_nothing_up(trial: Trial, clock: Clock) -> None:
+    """What was reported or put back while it was a year ahead is due when it is right again."""
+    schedule = trial.platform.settings.schedule
+    clock.pass_by(days=365)
+    first, second = trial.report(), trial.report()
+    lease = trial.write(lambda on: queue.claim(on, clock(), schedule.lease))
+    assert lease is not None
+    assert lease.publication_id == first
+    trial.write(lambda on: queue.put_back(on, lease, clock() + schedule.longest_retry, "away"))
+    clock.pass_by(days=-365)
+    found = [trial.write(lambda on: queue.claim(on, clock(), schedule.lease)) for _ in range(3)]
+    assert [each and each.publication_id for each in found] == [second, first, None]
+
+
+def test_who_waits_on_purpose_is_left_alone(trial: Trial, clock: Clock) -> None:
+    schedule = trial.platform.settings.schedule
+    trial.report()
+    lease = trial.write(lambda on: queue.claim(on, clock(), schedule.lease))
+    assert lease is not None
+    trial.write(lambda on: queue.put_back(on, lease, clock() + schedule.longest_retry, "away"))
+    assert trial.write(lambda on: queue.claim(on, clock(), schedule.lease)) is None
