@@ -105,7 +105,7 @@ class Health:
         except Exception as error:
             # Its text may name hosts and users, and anybody may ask.
             log.warning("the database does not answer: %s", error)
-            return "no answer; the log says why"
+            return self._platform.database.trouble() or "no answer; the log says why"
         if found is None or not is_compatible(newest(), found):
             return f"expected schema {newest()}, found {found or 'none'}"
         why = self._platform.database.trouble()

@@ -283,3 +283,41 @@ def test_a_worker_waits_for_a_database_that_cannot_be_written_and_says_so_in_a_l
     (line,) = caplog.records
     assert (line.levelname, line.exc_info) == ("WARNING", None)
     assert line.message.endswith("can't be written: trial")
+
+
+@pytest.mark.parametrize("put", ["another", "nothing"])
+def test_a_file_that_was_moved_away_while_it_is_served_takes_nothing(
+    now: None, made_on_sqlite: Made, tmp_path: Path, clock: Clock, put: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite would go on with it under its new name: what was answered would be gone after a restart."""
+    made = made_on_sqlite.copied(tmp_path / "state")
+    platform = made.open(clock=clock)
+    with (
+        closing(platform.database),
+        serving(platform) as (host, port),
+        httpx.Client(base_url=f"http://{host}:{port}") as client,
+    ):
+        api = Api(client, made.admin_token)
+        api.post("/node_platforms", {"node_platform": {"name": "debian"}})
+        hook = api.post("/disk_image_webhooks", {"label": "pipeline"})
+        pipeline = Pipeline(client, clock, hook["webhook_id"], hook["webhook_secret"])
+        assert pipeline.standard().status_code == 202
+        file = made.folder / "platform.db"
+        file.rename(tmp_path / "old.db")
+        if put == "another":
+            shutil.copyfile(made_on_sqlite.folder / "platform.db", file)
+        why = "its file was moved or replaced: start the platform again"
+        answer = pipeline.standard()
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+        assert client.get("/api/v1/system/events", headers=_as(made)).status_code == 503
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["database"]) == (503, why)
+        assert why in caplog.text
+        # put back, it is what it was
+        (tmp_path / "old.db").rename(file)
+        assert pipeline.standard().status_code == 202
+        assert client.get("/readyz").status_code == 200
+
+
+def _as(made: Made) -> dict[str, str]:
+    return {"authorization": f"Bearer {made.admin_token}"}
