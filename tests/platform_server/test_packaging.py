@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli import parser
+from platform_server.backup import format
 from platform_server.gauges import described
 from platform_server.settings import Limits
+from tests.platform_server.backups import members
+from tests.platform_server.made import Made
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "packaging" / "systemd"
@@ -53,16 +60,67 @@ def test_systemd_finds_little_that_a_service_could_do_to_the_machine(units: list
 
 
 def test_the_units_commands_are_ones_that_there_are() -> None:
-    commands = [
-        line.partition("=")[2].split()
-        for unit in UNITS.iterdir()
-        for line in unit.read_text().splitlines()
-        if line.startswith("ExecStart=")
-    ]
-    assert commands
+    commands = [_started(unit) for unit in sorted(UNITS.glob("*.service"))]
+    assert len(commands) == 2
     for program, *arguments in commands:
         assert program == PROGRAM
         parser().parse_args([each for each in arguments if not each.startswith("$")])
+
+
+def _lines(unit: Path, name: str) -> list[str]:
+    """The values of a setting, without systemd's own escapes."""
+    found = re.findall(rf"^{name}=(.*)$", unit.read_text(), re.M)
+    return [each.replace("%%", "%").replace("$$", "$") for each in found]
+
+
+def _started(unit: Path) -> list[str]:
+    """The words of the program that a service starts, out of the shell's as well."""
+    (line,) = _lines(unit, "ExecStart")
+    words = shlex.split(line)
+    if words[:2] == ["/bin/sh", "-c"]:
+        words = shlex.split(words[2])
+        assert words.pop(0) == "exec"
+    return words
+
+
+def test_the_backup_is_sandboxed_as_the_platform_is() -> None:
+    backup, main = (
+        unit.read_text().partition("NoNewPrivileges")[2].partition("[Install]")[0].split()
+        for unit in sorted(UNITS.glob("*.service"))
+    )
+    assert backup == main
+    assert len(main) > 20
+
+
+def test_the_backup_service_backs_up_and_deletes_what_is_old(made: Made, tmp_path: Path) -> None:
+    """Its own two commands, with the folders of this machine."""
+    unit = UNITS / "disk-image-platform-backup.service"
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    environment = {**os.environ, "BACKUP_OPTIONS": "--without-key", "PYTHONPATH": str(ROOT)}
+    if made.database is not None:
+        environment["DISK_IMAGE_PLATFORM_DATABASE"] = made.database
+    for name, days in (("old.backup", 32), ("killed.backup.part", 32), ("new.backup", 29), ("notes", 400)):
+        (backups / name).touch()
+        at = time.time() - days * 24 * 3600
+        os.utime(backups / name, (at, at))
+    for name in ("ExecStart", "ExecStartPost"):
+        (line,) = _lines(unit, name)
+        for told, here in (
+            (PROGRAM, f"{sys.executable} -m pipelines"),
+            ("/var/lib/disk-image-backups", str(backups)),
+            ("/var/lib/disk-image", str(made.folder)),
+        ):
+            line = line.replace(told, here)
+        done = subprocess.run(
+            shlex.split(line), env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    left = {path.name for path in backups.iterdir()}
+    (backup,) = left - {"new.backup", "notes"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d{6}Z\.backup", backup)
+    assert left == {backup, "new.backup", "notes"}
+    assert format.KEY not in dict(members(backups / backup))
 
 
 def test_the_service_manager_waits_as_long_as_the_end_may_take() -> None:
