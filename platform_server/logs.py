@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import threading
 from enum import StrEnum
@@ -22,7 +21,6 @@ from platform_server.metrics import LOG_LINES
 
 # Their lines at INFO and below name URLs with what is secret in them, or every step that they take.
 _QUIET = ("alembic", "httpx", "httpcore", "mcp")
-_CONTROL = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufdff\U00010000-\U0010ffff]")
 _FIRST = ("time", "level", "logger", "message")
 
 
@@ -67,8 +65,12 @@ def default_format(stream: TextIO | None = None) -> LogFormat:
 
 
 def escaped(text: str) -> str:
-    """A text in which control characters, line ends and what can't be written in UTF-8 are escapes."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    """A text in which whatever is not printed as itself is an escape: control characters, line ends, what
+    turns a terminal's direction of writing, and what can't be written in UTF-8.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _count(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
