@@ -7,6 +7,8 @@ import threading
 import time
 from uuid import UUID
 
+# the year 4199
+_LATEST = 1 << 58
 _lock = threading.Lock()
 _last = 0
 
@@ -21,5 +23,20 @@ def new_id() -> UUID:
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
     with _lock:
         _last = ticks = max(_last + 1, (milliseconds << 12) | (rest * 4096 // 1_000_000))
+    return _made(ticks)
+
+
+def continue_after(earlier: UUID) -> None:
+    """Have every new id be greater than that one, though a clock was set back since it was made. One that no
+    clock made is left alone.
+    """
+    global _last
+    ticks = (earlier.int >> 80) << 12 | (earlier.int >> 64 & 0xFFF)
+    if earlier.version == 7 and ticks < _LATEST:
+        with _lock:
+            _last = max(_last, ticks)
+
+
+def _made(ticks: int) -> UUID:
     value = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | secrets.randbits(62)
     return UUID(int=value)

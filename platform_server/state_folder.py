@@ -15,14 +15,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from platform_server import webhooks
 from platform_server.accounts import first_account
 from platform_server.database import Database
 from platform_server.errors import Conflict, StateError
+from platform_server.identifiers import continue_after
 from platform_server.migrations.run import migrate, require_compatible
 from platform_server.postgres import Server
 from platform_server.sealing import Sealer, make_key, read_key
 from platform_server.settings import Settings
+from platform_server.tables import Event, Publication
 
 
 def now() -> datetime:
@@ -93,10 +98,19 @@ def open_platform(
                 f"{key_file(folder)}: not the key that {opened.name} was used with",
                 "put back the key of this database: all its servers share one, and a backup has it",
             )
+        opened.read_now(_continue)
     except BaseException:
         opened.close()
         raise
     return Platform(folder, opened, sealer, settings or Settings(), clock)
+
+
+def _continue(session: Session) -> None:
+    """Lists are in the order of ids, and what comes now is the newest."""
+    for table in (Event, Publication):
+        newest = session.scalar(select(table.id).order_by(table.id.desc()).limit(1))
+        if newest is not None:
+            continue_after(newest)
 
 
 def migrate_folder(folder: Path, revision: str, database: str | None = None) -> str | None:

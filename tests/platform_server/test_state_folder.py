@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from platform_server import identifiers
 from platform_server.errors import StateError
+from platform_server.events import Kind, Told, emit, recent
+from platform_server.identifiers import continue_after
 from platform_server.sealing import Sealer, make_key, read_key
 from platform_server.state_folder import initialise, open_platform
 from platform_server.tokens import authenticate
 from tests.platform_server.api import Api
 from tests.platform_server.clock import START
 from tests.platform_server.made import Made
+from tests.platform_server.rows import first_account_id
 
 
 def _mode(path: Path) -> int:
@@ -107,3 +113,36 @@ def test_the_key_of_another_database_is_refused(made: Made, api: Api) -> None:
     (made.folder / "other.key").replace(made.folder / "secrets.key")
     with pytest.raises(StateError, match=r"secrets\.key: not the key that .* was used with"):
         made.open()
+
+
+def test_what_comes_after_a_clock_was_set_back_is_the_newest(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists and their pages are in the order of ids: a server that starts goes on after the last one."""
+    year = 365 * 86400 * 10**9
+    right = time.time_ns
+    platform = made.open()
+
+    def tell(kind: Kind) -> None:
+        platform.database.write_now(
+            lambda on: emit(on, first_account_id(on), kind, {}, Told("test"), platform.clock())
+        )
+
+    monkeypatch.setattr(identifiers, "_last", 0)
+    monkeypatch.setattr(time, "time_ns", lambda: right() + year)
+    tell(Kind.AGENT_PAUSED)
+    platform.database.close()
+    # another process, whose clock is right
+    monkeypatch.setattr(time, "time_ns", right)
+    monkeypatch.setattr(identifiers, "_last", 0)
+    platform = made.open()
+    tell(Kind.AGENT_RESUMED)
+    told = platform.database.read_now(lambda on: recent(on, first_account_id(on), limit=10))
+    platform.database.close()
+    assert [each.kind for each in told] == [Kind.AGENT_RESUMED, Kind.AGENT_PAUSED]
+
+
+def test_an_id_that_no_clock_made_is_not_gone_on_after() -> None:
+    for far in (UUID(int=2**128 - 1), UUID(int=2**128 - 1 & ~(0xF << 76) | 7 << 76)):
+        continue_after(far)
+    assert identifiers.new_id().int >> 80 <= time.time_ns() // 1_000_000 + 1000
