@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.settings import Schedule
 from platform_server.states import OPEN, Status
 from platform_server.tables import NodePlatform, Publication
 
-_BATCH = 200
+# Rows that one transaction tells of, so that webhooks need not wait for long.
+BATCH = 200
 
 ADVICE: Mapping[Status, str] = {
     Status.QUEUED: "no worker took it: see that the platform is served with workers, and its log",
@@ -42,30 +43,39 @@ def advice(row: Publication) -> str | None:
     return ADVICE[row.status]
 
 
-def report(session: Session, schedule: Schedule, at: datetime) -> int:
-    """Tell of those that are newly stuck, of every account; how many, at most a batch."""
+def newly(session: Session, schedule: Schedule, at: datetime) -> Sequence[UUID]:
+    """Those that are stuck and that nobody was told of, of every account: all that waits is looked at."""
+    entered = {
+        Status.QUEUED: Publication.created_at,
+        Status.VERIFYING: Publication.verifying_at,
+        Status.AWAITING_UPLOAD: Publication.awaiting_upload_at,
+    }
+    told = Publication.stuck_reported_at
+    are_late = (
+        (Publication.status == status)
+        & (came <= _limit(schedule, status, at))
+        & (told.is_(None) | (told < came))
+        for status, came in entered.items()
+    )
+    return session.scalars(select(Publication.id).where(or_(*are_late)).order_by(Publication.id)).all()
+
+
+def report(session: Session, schedule: Schedule, ids: Sequence[UUID], at: datetime) -> int:
+    """Tell of those of the ids that are still stuck, and that nobody told of meanwhile; how many."""
     rows = session.execute(
         select(Publication, NodePlatform)
         .join(NodePlatform, NodePlatform.id == Publication.node_platform_id)
-        .where(
-            or_(
-                _older(Status.QUEUED, Publication.created_at, at - schedule.stuck),
-                _older(Status.VERIFYING, Publication.verifying_at, at - schedule.stuck),
-                # an upload may take its time
-                _older(
-                    Status.AWAITING_UPLOAD,
-                    Publication.awaiting_upload_at,
-                    at - schedule.stuck - schedule.upload,
-                ),
-            )
-        )
+        .where(Publication.id.in_(ids))
         .order_by(Publication.id)
-        .limit(_BATCH)
         # Another process that looks at the same time tells of the others.
         .with_for_update(of=Publication, skip_locked=True)
-    ).all()
-    for row, platform in rows:
-        waited: timedelta = at - (since(row) or at)
+    )
+    told = 0
+    for row, platform in rows.all():
+        entered = since(row)
+        if entered is None or entered > _limit(schedule, row.status, at) or advice(row) is not None:
+            continue
+        waited: timedelta = at - entered
         row.stuck_reported_at = at
         payload = of_publication(
             row,
@@ -75,7 +85,8 @@ def report(session: Session, schedule: Schedule, at: datetime) -> int:
             hint=ADVICE[row.status],
         )
         emit(session, row.account_id, Kind.STUCK, payload, Told("stuck_watch", row.correlation_id), at)
-    return len(rows)
+        told += 1
+    return told
 
 
 def is_stuck() -> ColumnElement[bool]:
@@ -99,6 +110,7 @@ def count(session: Session, *where: ColumnElement[bool]) -> int:
     return session.scalar(select(func.count()).select_from(Publication).where(is_stuck(), *where)) or 0
 
 
-def _older(status: Status, entered: InstrumentedAttribute[Any], before: datetime) -> ColumnElement[bool]:
-    told = Publication.stuck_reported_at
-    return (Publication.status == status) & (entered <= before) & (told.is_(None) | (told < entered))
+def _limit(schedule: Schedule, status: Status, at: datetime) -> datetime:
+    """What came to the state before is stuck; an upload may take its time."""
+    limit: datetime = at - schedule.stuck
+    return limit - schedule.upload if status is Status.AWAITING_UPLOAD else limit

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import anyio
@@ -91,14 +92,24 @@ async def sweep_everything(platform: Platform, *, dry_run: bool = False) -> Mapp
     return swept
 
 
+async def tell_of_stuck(platform: Platform) -> int:
+    """Tell of every publication that is newly stuck; of how many."""
+    database, schedule, at = platform.database, platform.settings.schedule, platform.clock()
+    ids = await database.read(lambda on: stuck.newly(on, schedule, at))
+    told = 0
+    for first in range(0, len(ids), stuck.BATCH):
+        some = ids[first : first + stuck.BATCH]
+        told += await database.write(partial(stuck.report, schedule=schedule, ids=some, at=at))
+    return told
+
+
 async def run(platform: Platform) -> None:
     """Sweep now and then daily, and look for what is stuck more often, until cancelled."""
     schedule = platform.settings.schedule
     next_sweep = anyio.current_time()
     while True:
         with sweeping("stuck"):
-            while await platform.database.write(lambda on: stuck.report(on, schedule, platform.clock())):
-                pass
+            await tell_of_stuck(platform)
         with sweeping("secrets"):
             await platform.database.write(lambda on: secret_pickups.purge(on, platform.clock()))
         if anyio.current_time() >= next_sweep:

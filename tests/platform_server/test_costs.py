@@ -139,9 +139,7 @@ def turns(trial: Trial, api: Api) -> dict[str, _Do]:
         "set the retention": set_retention,
         "sweep dry": sweep(True),
         "sweep": sweep(False),
-        "look for the stuck": lambda: trial.write(
-            lambda on: stuck.report(on, platform.settings.schedule, clock())
-        ),
+        "look for the stuck": lambda: anyio.run(sweeps.tell_of_stuck, platform),
         "forget secrets": lambda: trial.write(lambda on: secret_pickups.purge(on, clock())),
         "sweep uploads": lambda: anyio.run(upload_files.sweep, platform),
         "count what waits": lambda: trial.read(lambda on: gauges.count(on, clock())),
@@ -219,3 +217,17 @@ def test_a_purge_begins_without_a_look_at_the_others(late: Trial) -> None:
     with work(platform.database) as done:
         assert late.write(lambda on: purge.begin(on, ids[0], Parts("", (), ()), at - grace, at))
     assert max(each.cost for each in done) <= most(platform) // 10
+
+
+def test_telling_of_the_stuck_passes_over_nobody_twice(trial: Trial, clock: Clock) -> None:
+    """A night without workers: all of it is told of in the morning, in short transactions."""
+    fill(trial, PRESENT[:1], ROWS, _prepared(trial))
+    clock.pass_by(hours=12)
+    platform = trial.platform
+    with work(platform.database) as done:
+        assert anyio.run(sweeps.tell_of_stuck, platform) == ROWS
+    looks = sorted((each.cost for each in done if each.text.startswith("SELECT")), reverse=True)
+    # once at all of them, and then at each batch alone
+    each = 100 if platform.database.is_sqlite else 20
+    assert looks[1] <= each * stuck.BATCH
+    assert anyio.run(sweeps.tell_of_stuck, platform) == 0

@@ -39,7 +39,6 @@ from platform_server import (
     outcomes,
     queue,
     registries,
-    stuck,
     sweeps,
 )
 from platform_server.errors import Refused
@@ -249,7 +248,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def report_stuck(self) -> None:
-        self.write(lambda on: stuck.report(on, self.platform.settings.schedule, self.clock()))
+        anyio.run(sweeps.tell_of_stuck, self.platform)
 
     @rule(which=st.integers(0, 1), cut=st.none() | st.integers(0, 40), forbidden=st.sampled_from([0, 0, 1]))
     def sweep(self, which: int, cut: int | None, forbidden: int) -> None:

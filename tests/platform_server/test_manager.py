@@ -11,6 +11,7 @@ import anyio
 import pytest
 from sqlalchemy import select
 
+from platform_server import sweeps
 from platform_server.accounts import user_token
 from platform_server.manager.tick import tick
 from platform_server.permissions import Permission
@@ -523,11 +524,9 @@ def test_introspection_tells_what_happened(
 def test_introspection_names_what_is_stuck(
     api: Api, publish: Publish, platform: Platform, clock: Clock
 ) -> None:
-    from platform_server import stuck
-
     row = publish(Status.QUEUED)
     clock.pass_by(hours=2)
-    platform.database.write_now(lambda on: stuck.report(on, platform.settings.schedule, clock()))
+    anyio.run(sweeps.tell_of_stuck, platform)
     found = api.post("/actions/agent_introspect", {})
     assert found["pending_observations"] == 1
     assert [each["publication_id"] for each in found["observations"]] == [row]

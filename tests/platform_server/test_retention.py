@@ -233,7 +233,7 @@ def test_a_row_without_progress_is_told_of_once_and_marked(
     publish()
 
     def report() -> int:
-        return platform.database.write_now(lambda on: stuck.report(on, platform.settings.schedule, clock()))
+        return anyio.run(sweeps.tell_of_stuck, platform)
 
     clock.pass_by(minutes=hours * 60 - 10)
     assert report() == 0
@@ -256,7 +256,7 @@ def test_one_that_starts_anew_is_not_stuck_until_it_is_again(
     publication_id = UUID(publish(Status.VERIFYING))
 
     def report() -> int:
-        return platform.database.write_now(lambda on: stuck.report(on, platform.settings.schedule, clock()))
+        return anyio.run(sweeps.tell_of_stuck, platform)
 
     def advice() -> str | None:
         return platform.database.read_now(lambda on: stuck.advice(on.get_one(Publication, publication_id)))

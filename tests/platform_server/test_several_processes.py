@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from platform_server import defaults, node_platforms, stuck, sweeps, upload_files, webhooks
+from platform_server import defaults, node_platforms, sweeps, upload_files, webhooks
 from platform_server.accounts import user_token
 from platform_server.errors import Conflict, Invalid, Refused
 from platform_server.events import Kind
@@ -123,8 +123,7 @@ def _webhook(platform: Platform, caller: Caller, label: str) -> UUID:
 def test_what_is_stuck_is_told_once(processes: Sequence[Platform], publish: Publish, clock: Clock) -> None:
     ids = {publish(Status.VERIFYING) for _ in range(5)}
     clock.pass_by(hours=2)
-    schedule = processes[0].settings.schedule
-    counts = _at_once(processes, _write(lambda on, _: stuck.report(on, schedule, clock())))
+    counts = _at_once(processes, lambda platform, _: anyio.run(sweeps.tell_of_stuck, platform))
     assert sum(counts) == len(ids)
     assert _told(processes[0], Kind.STUCK) == dict.fromkeys(ids, 1)
 
