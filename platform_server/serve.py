@@ -21,15 +21,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any, cast
 
 import prometheus_client
 import uvicorn
 
 from platform_server.app import Process, create_app
 from platform_server.errors import StateError
+from platform_server.handshakes import Handshakes
 from platform_server.notify import READY, STOPPING, WATCHDOG, notify, watchdog_seconds
 from platform_server.proxies import Proxies
-from platform_server.slow_clients import impatient
+from platform_server.slow_clients import Senders, impatient
 from platform_server.state_folder import Platform
 from platform_server.tls import Tls
 
@@ -46,9 +48,11 @@ def server(platform: Platform, started: Callable[[], None], tls: Tls | None = No
     limits = platform.settings.limits
     proxies = Proxies(platform.settings.proxies)
     app = create_app(platform)
+    senders = Senders(limits, proxies)
+    handshakes = None if tls is None else Handshakes(tls.context, limits, senders)
     config = uvicorn.Config(
         proxies.before(app),
-        http=impatient(limits, proxies),
+        http=impatient(limits, senders),
         ws="none",
         loop="uvloop",
         log_config=None,
@@ -62,10 +66,7 @@ def server(platform: Platform, started: Callable[[], None], tls: Tls | None = No
         h11_max_incomplete_event_size=limits.header,
         lifespan="on",
     )
-    config.load()
-    if tls is not None:
-        config.ssl = tls.context
-    return Server(config, platform, app.state.process, started, tls)
+    return Server(config, platform, app.state.process, started, tls, handshakes)
 
 
 def serve(
@@ -102,12 +103,14 @@ class Server(uvicorn.Server):
         process: Process,
         started: Callable[[], None],
         tls: Tls | None,
+        handshakes: Handshakes | None,
     ) -> None:
         super().__init__(config)
         self._limits = platform.settings.limits
         self._process = process
         self._say = started
         self._tls = tls
+        self._handshakes = handshakes
         self._ends = float("inf")
         patience = watchdog_seconds()
         self._beat = patience and patience / 3
@@ -124,13 +127,24 @@ class Server(uvicorn.Server):
             ) from None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup(sockets if self._handshakes is None else [])
         if not self.started:
             return
+        if self._handshakes is not None:
+            for each in sockets or ():
+                self._handshakes.begin(each, self._connected)
         if threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         self._say()
         notify(READY)
+
+    def _connected(self, sender: str | None) -> asyncio.Protocol:
+        """The protocol of a connection that is counted already."""
+        made: Any = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        made.counted, made.is_counted = sender, True
+        return cast(asyncio.Protocol, made)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # 1
         for each in (signal.SIGINT, signal.SIGTERM):
@@ -153,6 +167,8 @@ class Server(uvicorn.Server):
         self._process.health.stop()
         notify(STOPPING)
         self._process.beside.stop()
+        if self._handshakes is not None:
+            self._handshakes.stop()
         await super().shutdown(sockets)
 
     def _reload(self) -> None:

@@ -52,6 +52,7 @@ class Limits:
     body: int = _limit(_K * 256, _K, _K**2 * 16, "any other JSON body, in bytes", "413")
     upload: int = _limit(_K**3 * 16, _K**2, _K**4, "an uploaded image, in bytes", "413")
     header: int = _limit(_K * 16, _K * 4, _K * 256, "request line and headers, in bytes", "400")
+    handshake_seconds: float = _limit(10.0, 0.1, 300, "until a TLS handshake is done", "closed")
     header_seconds: float = _limit(
         10.0,
         0.1,

@@ -15,27 +15,56 @@ from platform_server.proxies import Proxies, sender_of
 from platform_server.settings import Limits
 
 
-def impatient(limits: Limits, proxies: Proxies) -> type[H11Protocol]:
+class Senders:
+    """How many connections each address has that is no proxy's, and whether these are too many."""
+
+    def __init__(self, limits: Limits, proxies: Proxies) -> None:
+        self._most = limits.address_connections
+        self._proxies = proxies
+        self._connections: Counter[str] = Counter()
+
+    def add(self, address: str | None) -> str | None:
+        """Count one more connection; whom it counts for, None where nobody counts."""
+        if address is None or address in self._proxies:
+            return None
+        sender = sender_of(address)
+        self._connections[sender] += 1
+        return sender
+
+    def has_too_many(self, sender: str | None) -> bool:
+        """Whether one has more than it may have, which is a limit reached."""
+        if sender is None or self._connections[sender] <= self._most:
+            return False
+        LIMITED.labels("address_connections").inc()
+        return True
+
+    def remove(self, sender: str | None) -> None:
+        """Count one connection less."""
+        if sender is not None:
+            self._connections[sender] -= 1
+            if not self._connections[sender]:
+                del self._connections[sender]
+
+
+def impatient(limits: Limits, senders: Senders) -> type[H11Protocol]:
     """uvicorn's HTTP/1.1, where a request's headers must be complete `header_seconds` after the connection
     was made, or after their first byte, and what is left of a body as long after the answer; and where an
     address that is no proxy's has at most `address_connections`.
     """
-    connections: Counter[str] = Counter()
 
     class Impatient(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
-        _counted: str | None = None
+        # whom it counts for; whoever counts before it is made says so
+        counted: str | None = None
+        is_counted = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._start()
-            address = self.client[0] if self.client else None
-            if address is None or address in proxies:
+            if self.is_counted:
                 return
-            self._counted = sender = sender_of(address)
-            connections[sender] += 1
-            if connections[sender] > limits.address_connections:
-                LIMITED.labels("address_connections").inc()
+            self.counted = senders.add(self.client[0] if self.client else None)
+            if senders.has_too_many(self.counted):
                 transport.close()
 
         def data_received(self, data: bytes) -> None:
@@ -52,10 +81,7 @@ def impatient(limits: Limits, proxies: Proxies) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
-            if self._counted is not None:
-                connections[self._counted] -= 1
-                if not connections[self._counted]:
-                    del connections[self._counted]
+            senders.remove(self.counted)
             super().connection_lost(exc)
 
         def _is_answered_early(self) -> bool:

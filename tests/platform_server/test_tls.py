@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from platform_server.errors import StateError
 from platform_server.tls import Tls
 from tests.platform_server.conftest import Made
-from tests.platform_server.process import process
+from tests.platform_server.process import Process, process
 
 
 def write_pair(
@@ -155,3 +156,124 @@ def test_a_certificate_that_expired_is_served_and_said(
 ) -> None:
     Tls(*write_pair(tmp_path, "platform", days=-1))
     assert "no longer valid" in caplog.text
+
+
+@contextmanager
+def _https(made: Made, tmp_path: Path, *limits: str) -> Iterator[Process]:
+    certificate, key = write_pair(tmp_path, "platform")
+    words = [word for limit in limits for word in ("--limit", limit)]
+    with process(made, "--tls-certificate", certificate, "--tls-key", key, *words) as served:
+        yield served
+
+
+def _client() -> tuple[ssl.MemoryBIO, ssl.MemoryBIO, ssl.SSLObject]:
+    """A client's side without a connection: what comes, what goes, and the session."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    comes, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = context.wrap_bio(comes, goes, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        session.do_handshake()
+    return comes, goes, session
+
+
+def _half_hello() -> bytes:
+    hello = _client()[1].read()
+    return hello[: len(hello) // 2]
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the other side closed it; waits for that."""
+    try:
+        return connection.recv(100) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("said", [b"", _half_hello()], ids=["nothing", "half a ClientHello"])
+def test_a_handshake_under_way_is_a_connection_of_its_address(
+    made: Made, tmp_path: Path, said: bytes, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    def connected() -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", served.port), 60)
+        connection.sendall(said)
+        return connection
+
+    def answers() -> bool:
+        with suppress(httpx.HTTPError):
+            return (
+                httpx.get(f"{served.url}/healthz", verify=False, trust_env=False, timeout=60).status_code
+                == 200
+            )
+        return False
+
+    with _https(made, tmp_path, "address_connections=3", "handshake_seconds=300") as served:
+        held = [connected() for _ in range(3)]
+        for _ in range(10):
+            with connected() as one_more:
+                assert _is_closed(one_more)
+        assert not answers()
+        held.pop().close()
+        wait_for(answers)
+        assert served.stop() == 0
+        for each in held:
+            assert _is_closed(each)
+            each.close()
+
+
+def test_a_connection_counts_once_when_its_handshake_is_done(made: Made, tmp_path: Path) -> None:
+    with _https(made, tmp_path, "address_connections=3") as served, ExitStack() as stack:
+        for _ in range(3):
+            client = stack.enter_context(httpx.Client(verify=False, trust_env=False, timeout=60))
+            for _ in range(2):
+                assert client.get(f"{served.url}/healthz").status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{served.url}/healthz", verify=False, trust_env=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", _half_hello(), b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"],
+    ids=["nothing", "half a ClientHello", "no TLS"],
+)
+def test_a_handshake_that_does_not_end_is_closed(made: Made, tmp_path: Path, said: bytes) -> None:
+    with _https(made, tmp_path, "handshake_seconds=0.5") as served:
+        opened = len(os.listdir(f"/proc/{served.popen.pid}/fd"))
+        held = [socket.create_connection(("127.0.0.1", served.port), 60) for _ in range(60)]
+        for each in held:
+            with suppress(ConnectionError):
+                each.sendall(said)
+        for each in held:
+            while not _is_closed(each):
+                pass
+            each.close()
+        # the database's may be opened meanwhile
+        assert len(os.listdir(f"/proc/{served.popen.pid}/fd")) < opened + len(held) // 2
+        assert _served(served.port)[0] == "platform"
+        assert [line for line in served.lines() if line["level"] in ("warning", "error")] == [
+            line for line in served.lines() if "--trust" in line["message"]
+        ]
+
+
+def test_a_request_that_comes_with_the_end_of_its_handshake_is_answered(made: Made, tmp_path: Path) -> None:
+    with (
+        _https(made, tmp_path) as served,
+        socket.create_connection(("127.0.0.1", served.port), 60) as connection,
+    ):
+        comes, goes, session = _client()
+        connection.sendall(goes.read())
+        while True:
+            comes.write(connection.recv(65536))
+            with suppress(ssl.SSLWantReadError):
+                session.do_handshake()
+                break
+        session.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        connection.sendall(goes.read())
+        answer = b""
+        while b'{"status":"ok"}' not in answer:
+            received = connection.recv(65536)
+            assert received, answer
+            comes.write(received)
+            with suppress(ssl.SSLWantReadError):
+                answer += session.read(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
