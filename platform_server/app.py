@@ -41,6 +41,7 @@ from platform_server.routes import (
 )
 from platform_server.routes import health as health_routes
 from platform_server.state_folder import Platform
+from platform_server.targets import OriginForm
 from platform_server.verifier import verifier_of
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def create_app(platform: Platform) -> FastAPI:
         streamed=lambda path: path.startswith(f"{upload_files.PATH}/"),
     )
     app.add_middleware(Requests)
+    app.add_middleware(OriginForm)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
 
