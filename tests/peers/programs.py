@@ -36,6 +36,15 @@ def cargo_program(name: str) -> str:
     pytest.skip(f"{name} {version} is neither in {CACHE} nor on PATH: make test-peers builds it")
 
 
+def npm_program(name: str) -> list[str]:
+    """The command of a program of the list `npm`, on its own Node."""
+    _, _, version, node = _row("npm", name)
+    folder = CACHE / "npm" / f"{name}-{version}-{node}" / "node_modules" / ".bin"
+    if not (folder / name).exists():
+        pytest.skip(f"{name} {version} is not in {CACHE}: make test-peers installs it where npm is on PATH")
+    return [os.fspath(folder / "node"), os.fspath((folder / name).resolve())]
+
+
 def _row(listed: str, name: str) -> list[str]:
     rows = [line.split() for line in (HERE / listed).read_text().splitlines()]
     (row,) = (row for row in rows if row and row[0] == name)
