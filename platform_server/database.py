@@ -26,6 +26,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -54,8 +55,8 @@ class Database:
     """One database by its URL, `sqlite:///FILE` or `postgresql://…`.
 
     Methods may be called from any thread; the async ones don't block. Raises StateError for a URL that can't
-    be read; methods raise Unavailable when a server stays away, and Unwritable while nothing can be written:
-    a disk is full, fails or is read-only.
+    be read; methods raise Unavailable when a server stays away or is busy for too long, and Unwritable while
+    nothing can be written: a disk is full, fails or is read-only.
     """
 
     def __init__(self, url: str) -> None:
@@ -180,18 +181,29 @@ class Database:
         while True:
             try:
                 return once()
+            except PoolTimeout as error:
+                raise _busy("every connection is at work") from error
             except (StaleDataError, DBAPIError) as error:
                 failed += 1
+                is_over = time.monotonic() >= until
                 if self.server is not None and isinstance(error, DBAPIError) and postgres.lost(error):
-                    if time.monotonic() >= until:
+                    if is_over:
                         if (why := postgres.unwritable(error)) is not None:
                             raise self._unwritable(why) from error
                         raise Unavailable(
                             "the platform's database does not answer", "send the request again later"
                         ) from error
-                elif failed >= _ATTEMPTS or not self._heals(error):
+                elif failed >= _ATTEMPTS or is_over or not self._heals(error):
+                    if isinstance(error, DBAPIError) and self._is_busy(error):
+                        raise _busy("somebody else has held for too long what it needs") from error
                     raise
             time.sleep(min(1.0, _FIRST_WAIT * 2**failed) * random.random())
+
+    def _is_busy(self, error: DBAPIError) -> bool:
+        """Whether others are in the way, and nothing is wrong with the work."""
+        if self.server is None:
+            return sqlite.may_heal(error)
+        return getattr(error.orig, "sqlstate", None) in postgres.BUSY
 
     def _heals(self, error: BaseException) -> bool:
         """Whether the same work may succeed when it is done again."""
@@ -290,6 +302,8 @@ class Database:
         """What says that nothing can be written is kept for `trouble`, and raised as Unwritable."""
         try:
             yield
+        except PoolTimeout as error:
+            raise _busy("every connection is at work") from error
         except DBAPIError as error:
             why = self._why_unwritable(error)
             if why is None or (self.server is not None and postgres.lost(error)):
@@ -307,6 +321,11 @@ class Database:
             f"the platform's database can't be written: {why}",
             "its operator has to see to it; send the request again later",
         )
+
+
+def _busy(why: str) -> Unavailable:
+    log.warning("the database is busy: %s", why)
+    return Unavailable(f"the platform's database is busy: {why}", "send the request again later")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ OLDEST = 14
 # (PostgreSQL, appendix A: serialization_failure, deadlock_detected, lock_not_available).
 LOCKED = frozenset({"55P03", "40P01"})
 _AGAIN = LOCKED | {"40001"}
+# query_canceled as well: a statement that took longer than it may
+BUSY = _AGAIN | {"57014"}
 UNIQUE = "23505"
 # The server goes down, comes up, or has no connection left (57P01, 57P02, 57P03, 53300; class 08).
 _ELSEWHERE = frozenset({"57P01", "57P02", "57P03", "53300"})
