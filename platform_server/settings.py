@@ -63,6 +63,9 @@ class Limits:
     body_seconds: float = _limit(
         20.0, 0.1, 600, "until a body is there; for uploads, between two pieces of it", "408"
     )
+    read_seconds: float = _limit(
+        30.0, 0.1, 600, "until a client takes more of an answer that waits for it", "closed"
+    )
     keep_alive_seconds: int = _limit(30, 1, 3600, "a connection without a request", "closed")
     connections: int = _limit(1000, 1, 100_000, "connections at once", "503")
     address_connections: int = _limit(

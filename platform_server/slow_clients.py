@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from platform_server.metrics import LIMITED
 from platform_server.proxies import Proxies, sender_of
 from platform_server.settings import Limits
+from platform_server.slow_readers import read_in_time
 
 
 class Senders:
@@ -102,4 +103,4 @@ def impatient(limits: Limits, senders: Senders) -> type[H11Protocol]:
             LIMITED.labels("header_seconds").inc()
             self.transport.close()
 
-    return Impatient
+    return read_in_time(Impatient, limits)
