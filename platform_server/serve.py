@@ -61,8 +61,6 @@ def server(platform: Platform, started: Callable[[], None], tls: Tls | None = No
         proxy_headers=False,
         timeout_keep_alive=limits.keep_alive_seconds,
         timeout_graceful_shutdown=limits.stop_seconds,
-        # uvicorn refuses the one that reaches it
-        limit_concurrency=limits.connections + 1,
         h11_max_incomplete_event_size=limits.header,
         lifespan="on",
     )

@@ -6,14 +6,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import h11
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from platform_server.metrics import LIMITED
 from platform_server.proxies import Proxies, sender_of
 from platform_server.settings import Limits
 from platform_server.slow_readers import read_in_time
+
+_CROWDED = JSONResponse(
+    {"success": False, "error": "too many connections at once", "hint": "send the request again later"},
+    503,
+    {"Retry-After": "1", "Connection": "close"},
+)
+
+
+async def _crowded(scope: Any, receive: Any, send: Any) -> None:
+    LIMITED.labels("connections").inc()
+    await _CROWDED(scope, receive, send)
 
 
 class Senders:
@@ -49,8 +62,8 @@ class Senders:
 
 def impatient(limits: Limits, senders: Senders) -> type[H11Protocol]:
     """uvicorn's HTTP/1.1, where a request's headers must be complete `header_seconds` after the connection
-    was made, or after their first byte, and what is left of a body as long after the answer; and where an
-    address that is no proxy's has at most `address_connections`.
+    was made, or after their first byte, and what is left of a body as long after the answer; where an
+    address that is no proxy's has at most `address_connections`, and all have at most `connections`.
     """
 
     class Impatient(H11Protocol):
@@ -61,6 +74,7 @@ def impatient(limits: Limits, senders: Senders) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._served = self.app
             self._start()
             if self.is_counted:
                 return
@@ -69,11 +83,16 @@ def impatient(limits: Limits, senders: Senders) -> type[H11Protocol]:
                 transport.close()
 
         def data_received(self, data: bytes) -> None:
+            self.app = _crowded if len(self.connections) > limits.connections else self._served
             super().data_received(data)
             if self.conn.their_state is h11.IDLE or self._is_answered_early():
                 self._start()
             else:
                 self._stop()
+
+        def _should_upgrade(self) -> bool:
+            # Nothing else is spoken, and who offers it is answered in HTTP/1.1 (RFC 9110, 7.8).
+            return False
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

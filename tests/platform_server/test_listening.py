@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import socket
@@ -355,9 +356,25 @@ def test_more_connections_than_there_may_be_are_told_to_come_later(made: Made) -
         assert all(_answers(each) for each in held)
         with socket.create_connection(("127.0.0.1", served.port), 60) as one_more:
             one_more.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert one_more.recv(100).startswith(b"HTTP/1.1 503")
+            answer = b""
+            while part := one_more.recv(1000):
+                answer += part
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in head.lower()
+            assert json.loads(body)["error"] == "too many connections at once"
         for each in held:
             each.close()
+
+
+def test_an_upgrade_that_is_offered_is_passed_over_without_a_word(made: Made) -> None:
+    with (
+        process(made) as served,
+        socket.create_connection(("127.0.0.1", served.port), 60) as connection,
+    ):
+        for protocol in (b"h2c", b"websocket"):
+            assert _answers(connection, b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\n")
+        assert served.lines(level="warning", logger="uvicorn.error") == []
 
 
 def test_a_connection_that_asks_nothing_more_is_closed(made: Made) -> None:
@@ -385,8 +402,8 @@ def test_one_host_has_all_addresses_of_its_ipv6_network() -> None:
     assert sender_of("no:address") == "no:address"
 
 
-def _answers(connection: socket.socket) -> bool:
-    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+def _answers(connection: socket.socket, headers: bytes = b"") -> bool:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n")
     answer = connection.recv(1000)
     while answer and not answer.endswith(b"}"):
         answer += connection.recv(1000)
