@@ -18,6 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from platform_server import node_platforms, purge, retention, secret_pickups, stuck
+from platform_server.errors import Unavailable
 from platform_server.metrics import SWEEP_FAILURES, sweeping
 from platform_server.permissions import Caller
 from platform_server.purger import purge_due
@@ -79,12 +80,16 @@ async def sweep_account(
 
 
 async def sweep_everything(platform: Platform, *, dry_run: bool = False) -> Mapping[UUID, Swept | None]:
-    """Sweep every platform of every account. One that fails stops no other: it is logged, and None."""
+    """Sweep every platform of every account. One that fails stops no other: it is logged, and None.
+    Raises Unavailable.
+    """
     grace = platform.settings.schedule.grace
     swept: dict[UUID, Swept | None] = {}
     for each in await platform.database.read(lambda on: on.scalars(select(NodePlatform.id)).all()):
         try:
             swept[each] = await sweep(platform, each, grace, dry_run=dry_run)
+        except Unavailable:
+            raise
         except Exception:
             SWEEP_FAILURES.labels("retention").inc()
             log.exception("the sweep of node platform %s was cut off", each)

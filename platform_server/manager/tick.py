@@ -18,6 +18,7 @@ from sqlalchemy import select, union
 from sqlalchemy.orm import Session
 
 from platform_server import defaults, node_platforms
+from platform_server.errors import Unavailable
 from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.manager import agents, approvals, candidates, policies
 from platform_server.metrics import sweeping
@@ -49,19 +50,24 @@ async def run(platform: Platform) -> None:
 
 async def tick(platform: Platform) -> None:
     """Expire what waited for too long, then decide for each node platform. One that fails stops no other:
-    the last error is raised when all had their turn.
+    the last error is raised when all had their turn. A database that is away or can't be written is every
+    one's, and raised at once.
     """
     database, schedule, at = platform.database, platform.settings.schedule, platform.clock()
     failed: Exception | None = None
     for request_id in await database.read(lambda on: approvals.overdue(on, at)):
         try:
             await database.write(partial(approvals.expire, request_id=request_id, at=at))
+        except Unavailable:
+            raise
         except Exception as error:
             log.exception("approval request %s could not be expired", request_id)
             failed = error
     for platform_id in await database.read(_open):
         try:
             await database.write(partial(decide, platform_id=platform_id, schedule=schedule, at=at))
+        except Unavailable:
+            raise
         except Exception as error:
             log.exception("the manager could not decide for node platform %s", platform_id)
             failed = error

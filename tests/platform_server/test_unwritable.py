@@ -22,16 +22,19 @@ from sqlalchemy.orm import Session
 
 from platform_client.calls import heals
 from platform_server import database as units
-from platform_server import health, worker
+from platform_server import health, metrics, sweeps, worker
+from platform_server.database import Database
 from platform_server.errors import StateError, Unwritable
+from platform_server.manager import tick
 from platform_server.state_folder import Platform, open_platform
-from platform_server.tables import Account, Publication
+from platform_server.tables import Account, NodePlatform, Publication
 from platform_server.verifier import verifier_of
 from supply_chain.registry.wire import Answer
 from tests.platform_server.api import Api, Pipeline
 from tests.platform_server.clock import Clock
 from tests.platform_server.made import Made
 from tests.platform_server.process import ROOT
+from tests.platform_server.rows import node_platform
 from tests.platform_server.serving import serving
 
 
@@ -321,3 +324,28 @@ def test_a_file_that_was_moved_away_while_it_is_served_takes_nothing(
 
 def _as(made: Made) -> dict[str, str]:
     return {"authorization": f"Bearer {made.admin_token}"}
+
+
+def test_sweeps_and_the_manager_end_at_once_where_nothing_can_be_written(
+    platform: Platform, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "two"):
+        platform.database.write_now(lambda on, name=name: node_platform(on, clock(), name))  # type: ignore[misc]
+    ids = platform.database.read_now(lambda on: on.scalars(select(NodePlatform.id)).all())
+    asked: list[object] = []
+
+    async def fails(database: Database, work: object) -> None:
+        asked.append(work)
+        raise Unwritable("the platform's database can't be written: trial", "see to it")
+
+    monkeypatch.setattr(Database, "write", fails)
+    monkeypatch.setattr(tick, "_open", lambda on: ids)
+
+    async def both() -> None:
+        for work in (sweeps.sweep_everything, tick.tick):
+            with metrics.sweeping("manager"):
+                await work(platform)
+
+    anyio.run(both)
+    assert len(asked) == 2
+    assert [(line.levelname, line.exc_info) for line in caplog.records] == [("WARNING", None)] * 2
