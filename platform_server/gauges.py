@@ -27,7 +27,7 @@ from sqlalchemy.pool import QueuePool
 from platform_server import stuck
 from platform_server.health import OK, Health
 from platform_server.metrics import PROCESS
-from platform_server.state_folder import Platform
+from platform_server.state_folder import Platform, backup_mark
 from platform_server.states import Status
 from platform_server.tables import Job, Publication
 
@@ -101,6 +101,10 @@ _GAUGES: Mapping[str, tuple[str, str | None]] = {
         None,
     ),
     "disk_image_free_bytes": ("Room where uploads are kept.", None),
+    "disk_image_last_backup_timestamp_seconds": (
+        "The state that the newest whole backup made with this state folder holds; 0 when there was none.",
+        None,
+    ),
     "disk_image_publications": ("Publications by status.", "status"),
     "disk_image_queue_jobs": (
         "Publications to verify: due now, leased to a worker, or to be tried later.",
@@ -135,6 +139,7 @@ class Gauges(Collector):
             yield _gauge("disk_image_database_connections_used", pool.checkedout())
         with suppress(OSError):
             yield _gauge("disk_image_free_bytes", shutil.disk_usage(self._platform.uploads).free)
+        yield _gauge("disk_image_last_backup_timestamp_seconds", _last_backup(self._platform))
         if checks["database"] == OK and (found := self._found()) is not None:
             yield from self._database(*found)
 
@@ -169,6 +174,13 @@ def described() -> Iterator[Metric]:
     yield from PROCESS.collect()
     for name, (text, label) in _GAUGES.items():
         yield GaugeMetricFamily(name, text, labels=(label,) if label else None)
+
+
+def _last_backup(platform: Platform) -> float:
+    try:
+        return backup_mark(platform.folder).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _gauge(name: str, values: float | Mapping[str, float]) -> Metric:

@@ -168,6 +168,11 @@ def database_file(folder: Path) -> Path:
     return folder / "platform.db"
 
 
+def backup_mark(folder: Path) -> Path:
+    """An empty file whose time is that of the newest backup that was made of the folder's platform."""
+    return folder / "last-backup"
+
+
 def key_file(folder: Path) -> Path:
     """The key that seals secrets."""
     return folder / "secrets.key"

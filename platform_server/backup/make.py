@@ -5,16 +5,19 @@
    says which uploads they need. Uploads that came between 1 and 2 are opened now.
 3. The reading transaction ends; the uploads are written.
 4. What all of it is, is written and signed with the key; the file gets its name.
+5. The state folder gets a mark of when that was, if nothing is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
@@ -29,11 +32,13 @@ from platform_server.backup.rows import Rows, heads_of
 from platform_server.errors import BackupError
 from platform_server.migrations.run import newest, revision_of
 from platform_server.sealing import read_key
-from platform_server.state_folder import Platform, key_file
+from platform_server.state_folder import Platform, backup_mark, key_file
 from platform_server.states import KEPT, OPEN, Status
 from platform_server.tables import Base, Publication
 from platform_server.upload_files import kept
 from supply_chain.files import open_regular
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 
@@ -81,7 +86,19 @@ def backup(platform: Platform, path: Path, *, with_key: bool, told: Progress) ->
             archive.add(format.SIGNATURE, platform.sealer.sign(format.signed(last)).encode())  # 4
     except DBAPIError as error:
         raise platform.database.explained(error) from None
+    if not warnings:
+        _mark(platform, head.created_at)
     return Made(manifest, tuple(warnings))
+
+
+def _mark(platform: Platform, at: datetime) -> None:
+    """Let the processes that serve the platform say since when it has a backup."""
+    path = backup_mark(platform.folder)
+    try:
+        path.touch(0o600)
+        os.utime(path, (at.timestamp(), at.timestamp()))
+    except OSError as error:
+        log.warning("%s: %s: nobody who watches the platform sees this backup", path, error.strerror)
 
 
 def _revision(connection: Connection, name: str) -> str:

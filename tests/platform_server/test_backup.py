@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,9 +16,10 @@ import pytest
 from sqlalchemy import delete, func, select, text
 
 from platform_server.accounts import user_token
+from platform_server.app import create_app
 from platform_server.errors import BackupError, StateError
 from platform_server.migrations.run import newest
-from platform_server.state_folder import initialise, open_database, open_platform
+from platform_server.state_folder import backup_mark, initialise, open_database, open_platform
 from platform_server.tables import Account, Publication, Webhook
 from platform_server.tokens import authenticate
 from platform_server.upload_files import file_of
@@ -245,8 +248,39 @@ def test_an_upload_that_is_lost_or_damaged_is_told_and_the_rest_kept(
         f"publication {damaged}: its upload is not the one that came",
         f"publication {lost} is verifying: its upload is not there",
     ]
+    assert not backup_mark(trial.platform.folder).exists()
     put(tmp_path / "platform.backup", target)
     assert rows_of(target) == digests(trial.platform)
+
+
+def test_a_whole_backup_is_marked_for_those_who_watch(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    platform = made.open(clock=clock)
+    with closing(platform.database):
+        registry = create_app(platform).state.process.registry
+
+        def marked() -> object:
+            return registry.get_sample_value("disk_image_last_backup_timestamp_seconds")
+
+        assert marked() == 0
+        take(platform, tmp_path / "first")
+        before = clock().timestamp()
+        assert marked() == before
+        clock.pass_by(days=1)
+        with pytest.raises(BackupError):
+            take(platform, tmp_path / "first")
+        assert marked() == before
+        take(platform, tmp_path / "second")
+        assert marked() == clock().timestamp()
+        monkeypatch.setattr("os.utime", _fails)
+        take(platform, tmp_path / "third")
+        assert "nobody who watches the platform sees this backup" in caplog.text
+
+
+def _fails(*arguments: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 @pytest.mark.parametrize("made", DATABASES, indirect=True)
