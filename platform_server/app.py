@@ -6,13 +6,16 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,7 +73,8 @@ def create_app(platform: Platform) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url=f"{PREFIX}/openapi.json",
+        # `_answer_schema` does
+        openapi_url=None,
         # a redirect goes to the host that the request names, whoever that is
         redirect_slashes=False,
     )
@@ -99,7 +103,23 @@ def create_app(platform: Platform) -> FastAPI:
 
     app.include_router(health_routes.router(watched, registry))
     app.router.routes.append(mcp.route)
+    _answer_schema(app)
     return app
+
+
+def _answer_schema(app: FastAPI) -> None:
+    """Answer the schema, which anybody may ask for, with bytes that are made once: making them takes longer
+    than a delivery.
+    """
+
+    @cache
+    def made() -> bytes:
+        return bytes(JSONResponse(app.openapi()).body)
+
+    async def schema(request: Request) -> Response:
+        return Response(await to_thread.run_sync(made), media_type="application/json")
+
+    app.add_route(f"{PREFIX}/openapi.json", schema, include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True)

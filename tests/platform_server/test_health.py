@@ -12,6 +12,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import (
@@ -337,3 +338,19 @@ def test_nobody_makes_a_series_by_what_he_sends(
     assert {labels[1] for labels in series} == known
     methods = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
     assert {labels[0] for labels in series} <= methods
+
+
+def test_the_schema_is_made_once(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may ask for it, as often as he likes."""
+    asked: list[object] = []
+    make = FastAPI.openapi
+
+    def count(app: FastAPI) -> dict[str, Any]:
+        asked.append(app)
+        return make(app)
+
+    monkeypatch.setattr(FastAPI, "openapi", count)
+    first, second = (client.get("/api/v1/system/openapi.json") for _ in range(2))
+    assert first.json()["openapi"].startswith("3.")
+    assert (first.headers["content-type"], first.content) == ("application/json", second.content)
+    assert len(asked) == 1
