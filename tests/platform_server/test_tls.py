@@ -247,6 +247,15 @@ def test_a_handshake_that_does_not_end_is_closed(made: Made, tmp_path: Path, sai
             while not _is_closed(each):
                 pass
             each.close()
+        counted = httpx.get(
+            f"{served.url}/metrics",
+            headers={"authorization": f"Bearer {made.admin_token}"},
+            verify=False,
+            trust_env=False,
+            timeout=60,
+        ).text
+        late = f'disk_image_limited_total{{limit="handshake_seconds"}} {len(held)}.0'
+        assert (late in counted.splitlines()) is not said.startswith(b"GET")
         # the database's may be opened meanwhile
         assert len(os.listdir(f"/proc/{served.popen.pid}/fd")) < opened + len(held) // 2
         assert _served(served.port)[0] == "platform"
