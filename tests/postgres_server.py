@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from tests.ports import free_port
 
 PASSWORD = "a password of the tests"
 USER = "platform"
@@ -83,7 +84,14 @@ class PostgresServer:
     def copy(self, name: str, to: str) -> None:
         """A database once more, in place of the one of that name. Nobody may be connected to the first."""
         self.run("DROP DATABASE IF EXISTS {} WITH (FORCE)", to)
-        self.run("CREATE DATABASE {} OWNER {} TEMPLATE {}", to, USER, name)
+        until = time.monotonic() + 60
+        while True:
+            try:
+                self.run("CREATE DATABASE {} OWNER {} TEMPLATE {}", to, USER, name)
+                return
+            except psycopg.errors.ObjectInUse:
+                # the server has yet to see that whoever was connected is gone; it waits for 5 seconds itself
+                assert time.monotonic() < until, f"{name} is still in use"
 
     def content(self, name: str) -> bytes:
         """Every byte of a database's files, which a checkpoint has written."""
@@ -142,7 +150,7 @@ def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
         user = _user(folder)
         bin = _reachable(bin, folder, user)
         _initialise(bin, folder, user)
-        port = _free_port()
+        port = free_port()
         settings = {
             **_SETTINGS,
             **(_DURABLE if durable else _FAST),
@@ -223,10 +231,3 @@ def _start(command: list[str], folder: Path, user: dict[str, Any]) -> subprocess
 def _end_with_parent() -> None:
     """Also when the tests are killed."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

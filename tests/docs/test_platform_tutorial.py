@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from supply_chain.beside import build_record_path
-from tests.peers.server import free_port
+from tests.ports import free_port
 from tests.supply_chain.publish.builds import built
 from tests.supply_chain.registry_server import registry
 from tests.supply_chain.verify.signed_image import COMMIT

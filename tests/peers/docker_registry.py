@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.peers.server import free_port, serving
+from tests.peers.server import serving
+from tests.ports import free_port
 
 PROGRAM = "docker-registry"
 # Where scripts/setup unpacks Debian's package: installed, it would start a service.

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tests.peers.programs import CACHE, go_program
 from tests.peers.registries import Registry
-from tests.peers.server import free_port, serving
+from tests.peers.server import serving
+from tests.ports import free_port
 
 USER = "builder"
 _NOBODY = 65534

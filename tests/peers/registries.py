@@ -12,7 +12,8 @@ import pytest
 
 from tests.peers.docker_registry import docker_registry, missing
 from tests.peers.programs import go_program
-from tests.peers.server import free_port, serving
+from tests.peers.server import serving
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)

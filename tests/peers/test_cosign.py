@@ -28,7 +28,8 @@ from tests.peers.cosign import Cosign, Refused
 from tests.peers.oras import Oras
 from tests.peers.programs import go_program
 from tests.peers.registries import Registry
-from tests.peers.server import free_port, serving
+from tests.peers.server import serving
+from tests.ports import free_port
 from tests.supply_chain.verify.forge import IDENTITY
 from tests.supply_chain.verify.signed_image import (
     Image,

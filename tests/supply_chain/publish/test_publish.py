@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from supply_chain.verify.steps import Step
 from tests.platform_client.webhook_server import Fault as Refusal
 from tests.platform_client.webhook_server import Planned as Refused
 from tests.platform_client.webhook_server import WebhookServer
+from tests.ports import free_port
 from tests.supply_chain.publish.builds import built
 from tests.supply_chain.publish.conftest import SLUG, Publisher, entries
 from tests.supply_chain.registry_server import Fault, Planned, registry
@@ -96,7 +96,7 @@ def test_log_registry_and_platform_down_in_turn(
     tmp_path: Path, layout: Layout, platform: WebhookServer, policy: Policy
 ) -> None:
     """The same command each time; at the end everything was done once."""
-    port = _free_port()
+    port = free_port()
     init_embedded(tmp_path / "instance", port=port)
     embedded = load_trust(tmp_path / "instance")
     assert embedded.embedded is not None
@@ -284,10 +284,3 @@ def _rebuilt(layout: Layout) -> Layout:
     for path in sorted(layout.folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     return built(layout.folder, "another")
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
