@@ -1,4 +1,9 @@
-"""A platform in a folder of its own, with a clock that tests set."""
+"""A platform in a folder of its own, with a clock that tests set, on each of the databases.
+
+Whatever depends on what is stored is tested on both: rows, transactions, queries, migrations, backups,
+claims, kills. A module or a test whose subject is in front of that (a protocol, a socket, TLS, what a
+registry is asked and answers) says so with the mark `one_database`, and has SQLite alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import httpx
@@ -67,7 +73,20 @@ def made_elsewhere(postgres: PostgresServer, made_on_postgres: Made, tmp_path: P
     postgres.drop(name)
 
 
-@pytest.fixture(params=DATABASES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On which databases a test is done."""
+    databases = DATABASES[:1] if metafunc.definition.get_closest_marker("one_database") else DATABASES
+    scopes: dict[str, Literal["function", "module"]] = {"made": "function", "made_for_module": "module"}
+    for name, scope in scopes.items():
+        if name in metafunc.fixturenames and not _says_itself(metafunc, name):
+            metafunc.parametrize(name, databases, indirect=True, scope=scope)
+
+
+def _says_itself(metafunc: pytest.Metafunc, name: str) -> bool:
+    return any(mark.args[0] == name for mark in metafunc.definition.iter_markers("parametrize"))
+
+
+@pytest.fixture
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
     """A new platform for one test, on each of the databases."""
     if request.param == "postgres":
@@ -75,6 +94,13 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
         return elsewhere
     once: Made = request.getfixturevalue("made_on_sqlite")
     return once.copied(tmp_path / "state")
+
+
+@pytest.fixture(scope="module")
+def made_for_module(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """One for all tests of a module, on each of the databases."""
+    once: Made = request.getfixturevalue(f"made_on_{request.param}")
+    return once.copied(tmp_path_factory.mktemp("platform") / "state")
 
 
 @pytest.fixture

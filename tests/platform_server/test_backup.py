@@ -38,14 +38,8 @@ OLDER = Path(__file__).with_name("format-1-schema-0002.backup")
 CONTENT = b"an image" * 100_000
 
 
-@pytest.fixture
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
-    """A new platform, of which backups are taken: on SQLite unless a test says on both."""
-    if getattr(request, "param", None) == "postgres":
-        elsewhere: Made = request.getfixturevalue("made_elsewhere")
-        return elsewhere
-    once: Made = request.getfixturevalue("made_on_sqlite")
-    return once.copied(tmp_path / "state")
+# what backups are taken of, unless a test says on both
+pytestmark = pytest.mark.one_database
 
 
 @pytest.fixture(params=DATABASES)

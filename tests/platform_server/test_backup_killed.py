@@ -19,7 +19,7 @@ from tests.platform_server.made import Made
 from tests.platform_server.verifying import Trial
 from tests.postgres_server import PostgresServer
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.parametrize("made", ["sqlite"], indirect=True)]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.one_database]
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_a_platform_that_serves_is_alive_and_ready(client: httpx.Client) -> None
     assert set(_checks(client, 200).values()) == {"ok"}
 
 
+@pytest.mark.one_database
 def test_a_full_disk_is_not_ready(now: None, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12 - 1000, 1000))
@@ -129,6 +130,7 @@ def test_tasks_that_ended_or_hang_are_not_ready(
         assert process.health.check_now()["tasks"] == "not running: uploads, sweeps, manager, beat"
 
 
+@pytest.mark.one_database
 def test_checks_are_made_once_a_second_whoever_asks(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +158,7 @@ def _values(platform: Platform, name: str) -> dict[tuple[str, ...], float]:
     return {tuple(sample.labels.values()): sample.value for sample in family.samples}
 
 
+@pytest.mark.one_database
 def test_names_types_and_helps_of_all_metrics(snapshot: SnapshotAssertion) -> None:
     # those of the Python process are the client library's
     assert [
@@ -173,6 +176,7 @@ def test_what_is_described_is_what_there_is(platform: Platform) -> None:
     assert set(_families(platform)) == names
 
 
+@pytest.mark.one_database
 def test_metrics_are_for_who_may_read_them(
     api: Api, platform: Platform, clock: Clock, client: httpx.Client
 ) -> None:
@@ -304,6 +308,7 @@ def test_events_of_what_is_undone_are_not_counted(
     }
 
 
+@pytest.mark.one_database
 def test_answers_and_refusals_are_counted(
     grown: Callable[[str], dict[tuple[str, ...], float]], pipeline: Pipeline
 ) -> None:
@@ -321,6 +326,7 @@ def test_answers_and_refusals_are_counted(
     assert grown("disk_image_limited") == {("webhook_body",): 1}
 
 
+@pytest.mark.one_database
 def test_nobody_makes_a_series_by_what_he_sends(
     grown: Callable[[str], dict[tuple[str, ...], float]], api: Api
 ) -> None:

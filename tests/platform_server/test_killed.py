@@ -99,7 +99,7 @@ def test_a_delivery_killed_at_every_moment(
     }
     platform.database.close()
     moments = kill("deliver", made.copied(tmp_path / "whole"), **delivery)["moments"]
-    for moment in range(1, moments + 1):
+    for moment in range(1, moments + 1, made.step):
         state = made.copied(tmp_path / "killed")
         assert kill("deliver", state, moment, **delivery)["killed"]
         assert _counts(state) in ([0, 0, 0, 0], [1, 1, 1, 1])
@@ -176,8 +176,7 @@ def _database(made: Made) -> Database:
     return Database(made.database or f"sqlite:///{made.folder}/platform.db")
 
 
-# on PostgreSQL: test_two_processes.py
-@pytest.mark.parametrize("made", ["sqlite"], indirect=True)
+@pytest.mark.one_database  # on PostgreSQL: test_two_processes.py
 def test_the_served_platform_killed_again_and_again_loses_no_accepted_delivery(
     made: Made, images: Images, tmp_path: Path
 ) -> None:

@@ -25,8 +25,12 @@ from platform_server.listening import handed_over, listen, listen_at
 from platform_server.notify import READY, notify, watchdog_seconds
 from platform_server.proxies import Proxies, check_proxy, sender_of
 from platform_server.settings import Limits, limits_of, public_url_of, workers_of
-from tests.platform_server.conftest import Made
+from tests.platform_server.conftest import DATABASES
+from tests.platform_server.made import Made
 from tests.platform_server.process import ROOT, Process, process
+from tests.ports import free_port
+
+pytestmark = pytest.mark.one_database
 
 WaitFor = Callable[[Callable[[], bool]], None]
 
@@ -255,14 +259,8 @@ def test_the_watchdog_is_fed_where_it_is_this_processes() -> None:
     assert watchdog_seconds({"WATCHDOG_USEC": "often"}) is None
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
-
-
 def test_metrics_at_an_address_of_their_own_need_no_token(made: Made) -> None:
-    port = _free_port()
+    port = free_port()
     with process(made, "--metrics", str(port)) as served:
         answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
         names = {each.name for each in text_string_to_metric_families(answer.text)}
@@ -270,10 +268,11 @@ def test_metrics_at_an_address_of_their_own_need_no_token(made: Made) -> None:
         assert httpx.get(f"{served.url}/metrics", trust_env=False).status_code == 401
 
 
+@pytest.mark.parametrize("made", DATABASES, indirect=True)
 def test_processes_of_one_database_say_the_same_of_it_and_each_its_own_of_itself(
     made: Made, wait_for: WaitFor
 ) -> None:
-    ports = _free_port(), _free_port()
+    ports = free_port(), free_port()
 
     def values(port: int, prefix: str) -> list[str]:
         text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text

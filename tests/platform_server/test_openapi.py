@@ -37,7 +37,6 @@ from platform_server.state_folder import Platform, now
 from platform_server.states import Status
 from platform_server.tables import Agent, Webhook, WebhookStatus, Worker, WorkerRole, WorkerStatus
 from tests.platform_server.api import plain
-from tests.platform_server.conftest import DATABASES
 from tests.platform_server.made import Made
 from tests.platform_server.rows import approval_request, node_platform, publication, verified
 from tests.platform_server.serving import serving
@@ -105,10 +104,9 @@ class Served:
         self.platform.database.write_now(work)
 
 
-@pytest.fixture(scope="module", params=DATABASES)
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    once: Made = request.getfixturevalue(f"made_on_{request.param}")
-    made = once.copied(tmp_path_factory.mktemp("openapi") / "state")
+@pytest.fixture(scope="module")
+def served(made_for_module: Made) -> Iterator[Served]:
+    made = made_for_module
     platform = made.open(Settings(workers=0, limits=replace(Limits(), refusals_burst=1_000_000)))
     poor = platform.database.write_now(_make)
     with serving(platform) as (host, port):
@@ -170,6 +168,7 @@ def test_an_administrators_answers_about_what_is_there_are_as_documented(case: A
     _check(served, case, served.administrator, auth=_signed if "/built/" in case.path else None)
 
 
+@pytest.mark.one_database  # who may not ask is refused before anything is looked for
 @of_others.parametrize()
 @pytest.mark.parametrize("who", ["poor", "nobody"])
 def test_answers_to_who_may_not_ask_are_as_documented(case: Any, served: Served, who: str) -> None:

@@ -18,6 +18,8 @@ from tests.platform_server.conftest import Made
 from tests.platform_server.process import process
 from tests.platform_server.serving import serving, talk
 
+pytestmark = pytest.mark.one_database
+
 
 @pytest.fixture
 def settings() -> Settings:

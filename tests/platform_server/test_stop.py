@@ -123,12 +123,14 @@ def _refuses(port: int) -> bool:
     return True
 
 
+@pytest.mark.one_database
 def test_sigint_ends_it_without_waiting_for_a_proxy(served: Process) -> None:
     served.signal(signal.SIGINT)
     assert served.popen.wait(60) == 0
     assert "Finished server process" in served.log.read_text()
 
 
+@pytest.mark.one_database
 def test_a_second_signal_ends_it_at_once(made: Made, wait_for: Callable[[Callable[[], bool]], None]) -> None:
     with (
         process(made, "--limit", "drain_seconds=3600") as served,
@@ -139,6 +141,7 @@ def test_a_second_signal_ends_it_at_once(made: Made, wait_for: Callable[[Callabl
         assert served.stop() == -signal.SIGTERM
 
 
+@pytest.mark.one_database
 def test_a_request_that_never_ends_holds_it_for_so_long_only(made: Made) -> None:
     """The bound is the operator's, and the exit code still says that all is well."""
     with (

@@ -23,6 +23,8 @@ from platform_server.tls import Tls
 from tests.platform_server.conftest import Made
 from tests.platform_server.process import Process, process
 
+pytestmark = pytest.mark.one_database
+
 
 def write_pair(
     folder: Path, name: str, *, days: int = 1, passphrase: bytes | None = None

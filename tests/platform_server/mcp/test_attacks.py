@@ -25,6 +25,8 @@ from tests.platform_server.mcp.connecting import call, over_http, refusal
 from tests.platform_server.published import Publish
 from tests.platform_server.serving import serving, talk
 
+pytestmark = pytest.mark.one_database
+
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 NOBODY = "00000000-0000-7000-8000-000000000000"
 

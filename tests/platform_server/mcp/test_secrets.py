@@ -67,6 +67,7 @@ def command(answer: Any, token: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_no_byte_over_http_and_no_line_of_the_log_has_a_secret(
@@ -100,6 +101,7 @@ def test_no_byte_over_http_and_no_line_of_the_log_has_a_secret(
     assert "request" in lines.getvalue()
 
 
+@pytest.mark.one_database
 def test_no_byte_over_stdio_has_a_secret(made: Made, tmp_path: Path) -> None:
     async def session() -> Any:
         with (tmp_path / "errors").open("w") as errors:
@@ -244,6 +246,7 @@ def rows(platform: Platform) -> list[SecretPickup]:
     return platform.database.read_now(lambda on: list(on.scalars(select(SecretPickup))))
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("where", ["--state", "--url"])
 @pytest.mark.parametrize(
     ("secret_id", "says"), [("../healthz", "expected"), (str(UUID(int=0)), "not in this account")]
@@ -262,6 +265,7 @@ def test_an_id_that_is_none_of_a_secret_is_refused(
     assert served.token not in done.stderr
 
 
+@pytest.mark.one_database
 def test_secrets_are_shown_where_standard_error_is_a_terminal(made: Made) -> None:
     async def session(errors: Any) -> Any:
         async with over_stdio(made, "--show-secrets", errors=errors) as client:
@@ -275,6 +279,7 @@ def test_secrets_are_shown_where_standard_error_is_a_terminal(made: Made) -> Non
         assert answer["read_secret_once"] is None
 
 
+@pytest.mark.one_database
 def test_secrets_are_not_shown_where_nobody_looks_on(made: Made) -> None:
     done = subprocess.run(
         [*COMMAND, "mcp", *made.argv, "--show-secrets"],

@@ -51,6 +51,7 @@ def test_any_process_answers_any_request(served: Served, made: Made) -> None:
     second.database.close()
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(
     ("error", "says"),
     [

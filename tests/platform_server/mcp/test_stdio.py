@@ -27,6 +27,8 @@ from platform_server.tokens import authenticate
 from tests.platform_server.made import Made
 from tests.platform_server.mcp.connecting import COMMAND, ROOT, call, over_stdio, refusal
 
+pytestmark = pytest.mark.one_database
+
 HELLO = {
     "jsonrpc": "2.0",
     "id": 1,

@@ -20,6 +20,8 @@ from platform_server.permissions import Permission
 from tests.platform_server.mcp.conftest import Served
 from tests.platform_server.mcp.connecting import over_http
 
+pytestmark = pytest.mark.one_database
+
 TUTORIAL = tomllib.loads(Path(__file__).with_name("tutorial.toml").read_text())
 
 
@@ -66,7 +68,6 @@ def _constants(schema: dict[str, Any]) -> set[str]:
     return {name for name, rule in schema["properties"].items() if "const" in rule}
 
 
-@pytest.mark.parametrize("made", ["sqlite"], indirect=True)
 def test_the_whole_list_is_as_reviewed(served: Served, snapshot: SnapshotAssertion) -> None:
     tools = listed(served, served.token)
     assert [
