@@ -2,6 +2,8 @@
 RECIPE ?= recipes/debian-minimal
 OUTPUT ?= out/$(notdir $(RECIPE))
 PYTEST ?= .venv/bin/python -m pytest
+# One more than there are processors: tests often wait.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
 disk-image = .venv/bin/disk-image
 
 .PHONY: help run test test-peers check unit setup bench docs
@@ -19,10 +21,10 @@ run: export SETUP_UNPACK = docker-registry
 test test-peers: export SETUP_UNPACK = docker-registry postgresql
 test: setup ## every test this machine can run; the rest is reported as skipped, with the reason
 	tests/peers/build test
-	$(PYTEST)
+	$(PYTEST) -n $(PROCESSES)
 
 unit: setup ## the quick tests alone: no network, no sandbox
-	$(PYTEST) -m "not network and not sandbox and not boot and not kernel and not peers and not engine"
+	$(PYTEST) -n $(PROCESSES) -m "not network and not sandbox and not boot and not kernel and not peers and not engine"
 
 test-peers: export SETUP_PACKAGES = fsverity libfaketime gcc libc6-dev git
 test-peers: setup ## build the peers that this machine can have, then run the tests against them
