@@ -7,12 +7,13 @@ result alone.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipelines.errors import DiskImageError
 from pipelines.verbs import building, platform, publishing
@@ -61,8 +62,7 @@ def _run(argv: list[str]) -> int:
     try:
         args = parser().parse_args(argv)
         debug, as_json = args.debug, args.json
-        run = import_module(f"pipelines.commands.{args.module}").run
-        code: int = run(args)
+        code: int = _loaded(args.module).run(args)
         return code
     except DiskImageError as error:
         if debug:
@@ -81,6 +81,17 @@ def _run(argv: list[str]) -> int:
         print(json.dumps(failed.to_json()))
     print(f"error: {failed.where}{failed.what}\n  to do: {failed.hint}", file=sys.stderr)
     return failed.exit_code
+
+
+def _loaded(module: str) -> Any:
+    """A verb's module. Hardly anything that is made meanwhile is garbage: not to look for it takes a tenth
+    off the platform's start.
+    """
+    gc.disable()
+    try:
+        return import_module(f"pipelines.commands.{module}")
+    finally:
+        gc.enable()
 
 
 def _unforeseen(error: Exception) -> DiskImageError:
