@@ -117,6 +117,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return "the machine" if nodeid.startswith(ALONE_IN) else nodeid.partition("::")[0]
 
+    config.option.loadscopereorder = False  # by the number of tests, the longest would not come first
     return ByFile(config, log)
 
 
