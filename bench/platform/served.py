@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PREFIX = "/api/v1/system"
 _PROGRAM = (sys.executable, "-m", "pipelines", "platform")
 # The benchmark is one sender, and sends more than one webhook may.
-_LIMITS = ("deliveries=1000000", "deliveries_burst=1000000", "drain_seconds=0")
+_LIMITS = ("deliveries=100000", "deliveries_burst=1000000", "drain_seconds=0")
 
 
 class Kind(StrEnum):

@@ -100,6 +100,9 @@ def test_a_backup_killed_at_many_moments_leaves_no_half_file(
     lived: Trial, made: Made, kill: Kill, tmp_path: Path
 ) -> None:
     path, order = tmp_path / "platform.backup", {"file": str(tmp_path / "platform.backup")}
+    # the first one makes the mark of when it was, which all others find
+    kill("back_up", made, **order)
+    path.unlink()
     moments = kill("back_up", made, **order)["moments"]
     content = path.read_bytes()
     ends = set()
