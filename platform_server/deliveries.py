@@ -1,8 +1,7 @@
 """The rows that webhooks' deliveries read and write, by statements that are built once and serve many
 deliveries at a time.
 
-This is the path that every delivery takes: through the ORM it would cost four times as much, and one by one
-twice that.
+This is the path that every delivery takes: through the ORM it would cost four times as much.
 """
 
 from __future__ import annotations

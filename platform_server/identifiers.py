@@ -23,7 +23,8 @@ def new_id() -> UUID:
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
     with _lock:
         _last = ticks = max(_last + 1, (milliseconds << 12) | (rest * 4096 // 1_000_000))
-    return _made(ticks)
+    value = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return UUID(int=value)
 
 
 def continue_after(earlier: UUID) -> None:
@@ -35,8 +36,3 @@ def continue_after(earlier: UUID) -> None:
     if earlier.version == 7 and ticks < _LATEST:
         with _lock:
             _last = max(_last, ticks)
-
-
-def _made(ticks: int) -> UUID:
-    value = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | secrets.randbits(62)
-    return UUID(int=value)

@@ -156,12 +156,12 @@ class Side:
 )
 @given(history=HISTORY)
 def test_together_is_as_one_by_one(platform: Platform, clock: Clock, history: Any) -> None:
-    example = new_id()
+    prefix = new_id()
 
     def work(session: Session) -> None:
         at = clock()
-        together = Side(session, f"{example}-together", at)
-        alone = Side(session, f"{example}-alone", at)
+        together = Side(session, f"{prefix}-together", at)
+        alone = Side(session, f"{prefix}-alone", at)
         session.flush()
         for sent, fates, hours in history:
             one_by_one = [alone.record(session, [each], at)[0] for each in sent]
