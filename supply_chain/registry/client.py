@@ -82,6 +82,10 @@ class Repository:
         """
         await Download(self._transport, descriptor, file, on_received).run()
 
+    async def check(self, descriptor: Descriptor) -> None:
+        """Read a blob of any size, and keep nothing. Raises WrongContent when what comes is not the blob."""
+        await Download(self._transport, descriptor, None, _ignored).run()
+
     async def read(self, descriptor: Descriptor, limit: int) -> bytes:
         """A small blob, at most `limit` bytes. Raises BrokenAnswer when the descriptor says more."""
         if descriptor.size > limit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import anyio
@@ -23,13 +23,13 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 class Download:
-    """One blob on its way from one repository into a file."""
+    """One blob on its way from one repository into a file, or, without one, only through its digest."""
 
     def __init__(
         self,
         transport: Transport,
         descriptor: Descriptor,
-        file: BinaryIO,
+        file: BinaryIO | None,
         on_received: Callable[[int], None],
     ) -> None:
         self._transport = transport
@@ -48,7 +48,8 @@ class Download:
 
         Raises WrongContent, after having emptied the file, when the registry's bytes are not the blob.
         """
-        await anyio.to_thread.run_sync(self._take_up)
+        if self._file is not None:
+            await anyio.to_thread.run_sync(self._take_up, self._file)
         while True:
             while self._at < self._blob.size:
                 try:
@@ -106,45 +107,53 @@ class Download:
             raise Interrupted(f"expected {self._blob.size} bytes, found {start + length} ({kind})")
         if start:
             self._mixed = True
-        pending = bytearray()
+        pending: list[bytes] = []
+        size = 0
         try:
             async for part in pieces(response):
-                pending += part
-                if len(pending) >= _PIECE:
+                pending.append(part)
+                size += len(part)
+                if size >= _PIECE:
                     await self._keep(pending)
+                    size = 0
         finally:
             with anyio.CancelScope(shield=True):
                 await self._keep(pending)
         if self._at < self._blob.size:
             raise Interrupted(f"it ended after {self._at} of {self._blob.size} bytes")
 
-    async def _keep(self, pending: bytearray) -> None:
-        content = bytes(pending[: self._blob.size - self._at])
-        surplus = len(pending) - len(content)
+    async def _keep(self, pending: list[bytes]) -> None:
+        parts = tuple(pending)
         pending.clear()
-        self._on_received(len(content) + surplus)
-        await anyio.to_thread.run_sync(self._write, content)
-        if surplus:
+        size = sum(map(len, parts))
+        self._on_received(size)
+        surplus = size - (self._blob.size - self._at)
+        await anyio.to_thread.run_sync(self._write, parts)
+        if surplus > 0:
             self._restart()
             raise WrongContent(
                 f"{self._what}: more than the expected {self._blob.size} bytes",
                 "the registry or a proxy before it is broken or lies: pull from another one",
             )
 
-    def _write(self, content: bytes) -> None:
-        try:
-            self._file.write(content)
-        except OSError as error:
-            raise LayoutError(
-                f"{self._what}: can't be written: {error.strerror}",
-                "make room, or choose another folder; then the same command goes on where it stopped",
-            ) from error
-        self._hash.update(content)
-        self._at += len(content)
+    def _write(self, parts: Sequence[bytes]) -> None:
+        """Parts are not put together first: that would copy each byte twice more."""
+        for whole in parts:
+            part = whole[: self._blob.size - self._at]
+            try:
+                if self._file is not None:
+                    self._file.write(part)
+            except OSError as error:
+                raise LayoutError(
+                    f"{self._what}: can't be written: {error.strerror}",
+                    "make room, or choose another folder; then the same command goes on where it stopped",
+                ) from error
+            self._hash.update(part)
+            self._at += len(part)
 
-    def _take_up(self) -> None:
-        self._file.seek(0)
-        while piece := self._file.read(_PIECE):
+    def _take_up(self, file: BinaryIO) -> None:
+        file.seek(0)
+        while piece := file.read(_PIECE):
             self._hash.update(piece)
             self._at += len(piece)
         self._mixed = self._at > 0
@@ -152,8 +161,9 @@ class Download:
             self._restart()
 
     def _restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
         self._hash = hashlib.sha256()
         self._at = 0
 

@@ -54,7 +54,7 @@ class Source(Protocol):
     async def read(self, blob: Descriptor, limit: int) -> bytes:
         """A blob's bytes, at most `limit`."""
 
-    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None]) -> None:
+    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None] | None = None) -> None:
         """Read a blob of any size once, to check it. What `take` got was the blob only when this returns."""
 
     async def has(self, blob: Descriptor) -> bool:
@@ -84,10 +84,11 @@ class LayoutSource:
     async def read(self, blob: Descriptor, limit: int) -> bytes:
         return await anyio.to_thread.run_sync(lambda: self._layout.read(blob, limit=limit))
 
-    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None]) -> None:
+    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None] | None = None) -> None:
         def run() -> None:
             for chunk in self._layout.stream(blob):
-                take(chunk)
+                if take is not None:
+                    take(chunk)
 
         await anyio.to_thread.run_sync(run)
 
@@ -127,7 +128,10 @@ class RegistrySource:
     async def read(self, blob: Descriptor, limit: int) -> bytes:
         return await self._repository.read(blob, limit)
 
-    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None]) -> None:
+    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None] | None = None) -> None:
+        if take is None:
+            await self._repository.check(blob)
+            return
         with tempfile.TemporaryFile() as file:
             await self._repository.download(blob, file)
             file.seek(0)

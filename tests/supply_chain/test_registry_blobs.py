@@ -318,6 +318,24 @@ def test_another_size_is_refused(served: bytes, server: RegistryServer, policy: 
         _download(server, policy)
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_check_keeps_nothing_and_goes_on_after_every_cut(
+    ranges: bool, server: RegistryServer, policy: Policy
+) -> None:
+    server.ranges = ranges
+    server.repo("team/image").blobs[BLOB.digest] = CONTENT
+    server.faults = [Planned(Fault.CUT_IN_ANSWER, times=2)]
+    _run(server, policy, lambda repository: repository.check(BLOB))
+    assert [one.method for one in server.seen] == ["GET"] * 3
+
+
+@pytest.mark.parametrize("served", [CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]), bytes(len(CONTENT))])
+def test_a_check_refuses_other_bytes(served: bytes, server: RegistryServer, policy: Policy) -> None:
+    server.repo("team/image").blobs[BLOB.digest] = served
+    with pytest.raises(WrongContent, match=digest_of(served)):
+        _run(server, policy, lambda repository: repository.check(BLOB))
+
+
 def test_a_missing_blob(server: RegistryServer, policy: Policy) -> None:
     with pytest.raises(NotFound) as caught:
         _download(server, policy)
