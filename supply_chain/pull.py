@@ -162,11 +162,17 @@ class _Pulling:
             self.present += 1
         else:
             partial = self._partial / blob.hex
-            with os.fdopen(
-                os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644), "r+b"
-            ) as file:
-                await self._repository.download(blob, file, on_received=self._count)
-            partial.replace(path)
+            try:
+                with os.fdopen(
+                    os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644), "r+b"
+                ) as file:
+                    await self._repository.download(blob, file, on_received=self._count)
+                partial.replace(path)
+            except OSError as error:
+                raise LayoutError(
+                    f"pull of blob {blob.digest}: can't be written: {error.strerror}",
+                    "make room, or choose another folder; then the same command goes on where it stopped",
+                ) from error
             self.fetched += 1
         self._done += blob.size
         if self._progress is not None:

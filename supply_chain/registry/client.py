@@ -78,7 +78,8 @@ class Repository:
         """Bring a blob into `file`, which is open for reading and writing and may have its first bytes
         already.
 
-        Raises WrongContent, with the file emptied, when what comes is not the blob.
+        Raises WrongContent, with the file emptied, when what comes is not the blob, and OSError when the
+        file can't be written.
         """
         await Download(self._transport, descriptor, file, on_received).run()
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import anyio
 import httpx
 
-from supply_chain.errors import BrokenAnswer, LayoutError, WrongContent
+from supply_chain.errors import BrokenAnswer, WrongContent
 from supply_chain.oci import Descriptor
 from supply_chain.registry.retry import Attempts
 from supply_chain.registry.transport import Transport
@@ -19,6 +19,8 @@ from supply_chain.registry.wire import Answer, Interrupted, check_encoding, piec
 
 # Bytes that are collected before they are hashed and written, and that make an attempt worth another one.
 _PIECE = 1024 * 1024
+# … or parts, which are small only where somebody wants them to take much memory.
+_PARTS = 4096
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -46,7 +48,8 @@ class Download:
     async def run(self) -> None:
         """Fill the file, going on after the bytes that it has.
 
-        Raises WrongContent, after having emptied the file, when the registry's bytes are not the blob.
+        Raises WrongContent, after having emptied the file, when the registry's bytes are not the blob, and
+        OSError when the file can't be written.
         """
         if self._file is not None:
             await anyio.to_thread.run_sync(self._take_up, self._file)
@@ -113,18 +116,16 @@ class Download:
             async for part in pieces(response):
                 pending.append(part)
                 size += len(part)
-                if size >= _PIECE:
-                    await self._keep(pending)
-                    size = 0
+                if size >= _PIECE or len(pending) >= _PARTS:
+                    parts, pending, size = pending, [], 0
+                    await self._keep(parts)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._keep(pending)
         if self._at < self._blob.size:
             raise Interrupted(f"it ended after {self._at} of {self._blob.size} bytes")
 
-    async def _keep(self, pending: list[bytes]) -> None:
-        parts = tuple(pending)
-        pending.clear()
+    async def _keep(self, parts: Sequence[bytes]) -> None:
         size = sum(map(len, parts))
         self._on_received(size)
         surplus = size - (self._blob.size - self._at)
@@ -140,14 +141,8 @@ class Download:
         """Parts are not put together first: that would copy each byte twice more."""
         for whole in parts:
             part = whole[: self._blob.size - self._at]
-            try:
-                if self._file is not None:
-                    self._file.write(part)
-            except OSError as error:
-                raise LayoutError(
-                    f"{self._what}: can't be written: {error.strerror}",
-                    "make room, or choose another folder; then the same command goes on where it stopped",
-                ) from error
+            if self._file is not None:
+                self._file.write(part)
             self._hash.update(part)
             self._at += len(part)
 

@@ -71,7 +71,7 @@ async def read_content(source: Source, digest: str, manifest: Manifest, *, read_
         if title == METADATA and read_layers:
             await _measure(source, each, config.fsverity_digest)
         elif read_layers:
-            await source.read_through(each)
+            await source.check(each)
         elif not await source.has(each):
             raise differs(f"layer {title}", f"{each.digest} of {each.size} bytes", "no such blob")
 

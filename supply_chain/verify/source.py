@@ -54,8 +54,11 @@ class Source(Protocol):
     async def read(self, blob: Descriptor, limit: int) -> bytes:
         """A blob's bytes, at most `limit`."""
 
-    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None] | None = None) -> None:
-        """Read a blob of any size once, to check it. What `take` got was the blob only when this returns."""
+    async def check(self, blob: Descriptor) -> None:
+        """Read a blob of any size once."""
+
+    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None]) -> None:
+        """The same for whoever takes the bytes too: they were the blob's only when this returns."""
 
     async def has(self, blob: Descriptor) -> bool:
         """Whether the blob is said to be there."""
@@ -84,11 +87,13 @@ class LayoutSource:
     async def read(self, blob: Descriptor, limit: int) -> bytes:
         return await anyio.to_thread.run_sync(lambda: self._layout.read(blob, limit=limit))
 
-    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None] | None = None) -> None:
+    async def check(self, blob: Descriptor) -> None:
+        await self.read_through(blob, lambda _: None)
+
+    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None]) -> None:
         def run() -> None:
             for chunk in self._layout.stream(blob):
-                if take is not None:
-                    take(chunk)
+                take(chunk)
 
         await anyio.to_thread.run_sync(run)
 
@@ -128,10 +133,10 @@ class RegistrySource:
     async def read(self, blob: Descriptor, limit: int) -> bytes:
         return await self._repository.read(blob, limit)
 
-    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None] | None = None) -> None:
-        if take is None:
-            await self._repository.check(blob)
-            return
+    async def check(self, blob: Descriptor) -> None:
+        await self._repository.check(blob)
+
+    async def read_through(self, blob: Descriptor, take: Callable[[bytes], None]) -> None:
         with tempfile.TemporaryFile() as file:
             await self._repository.download(blob, file)
             file.seek(0)

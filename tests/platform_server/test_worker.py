@@ -4,6 +4,10 @@ can't be judged is tried again; one outcome, whatever happens meanwhile.
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -426,6 +430,24 @@ def test_a_proxys_login_page_is_no_verdict(trial: Trial, clock: Clock) -> None:
     assert trial.row(publication_id).status is Status.VERIFYING
     clock.pass_by(hours=1)
     assert trial.work()
+    assert trial.row(publication_id).status is Status.PUBLISHED
+
+
+def test_a_full_temporary_folder_is_no_verdict(
+    trial: Trial, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trial.images.push()
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "TemporaryFile", Full)
+        publication_id = trial.report()
+        trial.work()
+    assert trial.row(publication_id).status is Status.VERIFYING
+    clock.pass_by(hours=1)
+    trial.work()
     assert trial.row(publication_id).status is Status.PUBLISHED
 
 

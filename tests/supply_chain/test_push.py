@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -376,15 +377,18 @@ def test_two_pulls_into_one_folder_do_not_meet(
     _pull(_ref(server), tmp_path / "pulled", policy)
 
 
+@pytest.mark.parametrize(
+    "room", [lambda pack: pack // 2, lambda _: 100], ids=["half a pack", "less than a buffer"]
+)
 def test_a_full_disk_is_told_and_healed(
-    image: Layout, server: RegistryServer, policy: Policy, tmp_path: Path
+    room: Callable[[int], int], image: Layout, server: RegistryServer, policy: Policy, tmp_path: Path
 ) -> None:
     _push(image, _ref(server), policy)
     pack = image.layer("objects-libc.pack")
     most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (pack.size // 2, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room(pack.size), hard))
         with pytest.raises(LayoutError, match="can't be written"):
             _pull(_ref(server), tmp_path / "pulled", policy)
     finally:
