@@ -84,8 +84,8 @@ def _run(argv: list[str]) -> int:
 
 
 def _loaded(module: str) -> Any:
-    """A verb's module. Hardly anything that is made meanwhile is garbage: not to look for it, then or later,
-    takes half a second off the platform's start and 0.2 s off each full collection.
+    """A verb's module. Hardly anything that is made meanwhile is garbage, and next to nothing later: not to
+    look for it takes some tenths of a second off the platform's start and off each full collection.
     """
     gc.disable()
     try:
