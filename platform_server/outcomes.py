@@ -7,7 +7,7 @@ is killed, and an event tells it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
@@ -16,6 +16,7 @@ from platform_server import node_platforms, purge, queue, retention
 from platform_server.events import Kind, Told, emit, of_publication
 from platform_server.manager import candidates
 from platform_server.queue import Lease
+from platform_server.settings import Schedule
 from platform_server.states import KEPT, RULES, Transition, move
 from platform_server.tables import NodePlatform, Publication
 from platform_server.verifier import Rejected, check_claims
@@ -45,13 +46,13 @@ class Turn:
     task: Task | Rejected | None
 
 
-def next_turn(session: Session, length: timedelta, attempts: int, at: datetime) -> Turn | None:
-    """Claim the job that has waited longest, for `length`, and begin it; None when none is due."""
-    lease = queue.claim(session, at, length)
+def next_turn(session: Session, schedule: Schedule, at: datetime) -> Turn | None:
+    """Claim the job that has waited longest, and begin it; None when none is due."""
+    lease = queue.claim(session, schedule, at)
     if lease is None:
         return None
     try:
-        return Turn(lease, begin(session, lease, attempts, at))
+        return Turn(lease, begin(session, lease, schedule.attempts, at))
     except Rejected as rejected:
         return Turn(lease, rejected)
 

@@ -8,7 +8,7 @@ lease by time; a holder that was only slow finds another's name on it. Each clai
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, select
@@ -17,9 +17,6 @@ from sqlalchemy.orm import Session
 from platform_server.identifiers import new_id
 from platform_server.settings import Schedule
 from platform_server.tables import Job, Publication
-
-# Twice as long as between two attempts at most.
-_LONGEST_WAIT = 2 * Schedule().longest_retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +38,17 @@ def enqueue(session: Session, row: Publication, at: datetime) -> None:
     session.add(Job(id=row.id, created_at=at, available_at=at))
 
 
-def claim(session: Session, at: datetime, length: timedelta) -> Lease | None:
-    """The job that has waited longest, leased until `at` + `length`; None when none is due.
+def claim(session: Session, schedule: Schedule, at: datetime) -> Lease | None:
+    """The job that has waited longest, leased for the schedule's `lease`; None when none is due.
 
     One that waits for longer than any does on purpose is due too: it was queued while a clock was ahead.
     """
     job = _first(session, Job.available_at <= at) or _first(
-        session, Job.available_at > at + _LONGEST_WAIT, Job.lease.is_(None)
+        session, Job.available_at > at + 2 * schedule.longest_retry, Job.lease.is_(None)
     )
     if job is None:
         return None
-    job.lease, job.available_at = new_id(), at + length
+    job.lease, job.available_at = new_id(), at + schedule.lease
     job.attempts += 1
     return Lease(job.id, job.lease, job.attempts, job.last_error)
 

@@ -73,7 +73,7 @@ async def _run_one(platform: Platform, verifier: Verifier) -> None:
 async def work(platform: Platform, verifier: Verifier) -> bool:
     """Verify one publication that is due; False when there is none."""
     schedule, write, clock = platform.settings.schedule, platform.database.write, platform.clock
-    turn = await write(lambda on: outcomes.next_turn(on, schedule.lease, schedule.attempts, clock()))
+    turn = await write(lambda on: outcomes.next_turn(on, schedule, clock()))
     if turn is None:
         return False
     with bound_contextvars(publication_id=str(turn.lease.publication_id)):

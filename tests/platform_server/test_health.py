@@ -30,6 +30,7 @@ from platform_server.events import Kind, Told, emit
 from platform_server.gauges import described
 from platform_server.migrations.run import newest
 from platform_server.permissions import Permission
+from platform_server.settings import Schedule
 from platform_server.state_folder import Platform
 from platform_server.tables import NodePlatform, Publication
 from tests.platform_server.api import Api, Pipeline, plain
@@ -226,8 +227,8 @@ def test_gauges_count_what_the_database_holds(now: None, trial: Trial, clock: Cl
 def test_gauges_tell_leased_from_due_and_later_jobs(now: None, trial: Trial, clock: Clock) -> None:
     for _ in range(3):
         trial.report()
-    first = trial.write(lambda on: queue.claim(on, clock(), timedelta(minutes=1)))
-    second = trial.write(lambda on: queue.claim(on, clock(), timedelta(minutes=1)))
+    first = trial.write(lambda on: queue.claim(on, Schedule(), clock()))
+    second = trial.write(lambda on: queue.claim(on, Schedule(), clock()))
     assert first is not None
     assert second is not None
     trial.write(lambda on: queue.put_back(on, second, clock() + timedelta(minutes=5), "later"))

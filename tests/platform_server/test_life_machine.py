@@ -45,7 +45,7 @@ from platform_server.errors import Refused
 from platform_server.events import Kind
 from platform_server.outcomes import NotNow
 from platform_server.permissions import EVERYTHING, Caller
-from platform_server.settings import Registries, Settings
+from platform_server.settings import Registries, Schedule, Settings
 from platform_server.state_folder import Platform
 from platform_server.states import KEPT, RULES, Status
 from platform_server.tables import Event, Instance, InstanceStatus, NodePlatform, Publication
@@ -169,7 +169,7 @@ class Life(RuleBasedStateMachine):
     @rule(outcome=st.sampled_from(["holds", "holds", "holds", "does not hold", "cut off"]))
     def verify(self, outcome: str) -> None:
         """A worker's turn, and what it finds if it is not killed before it says so."""
-        lease = self.write(lambda on: queue.claim(on, self.clock(), timedelta(minutes=1)))
+        lease = self.write(lambda on: queue.claim(on, Schedule(), self.clock()))
         if lease is None:
             return
         try:

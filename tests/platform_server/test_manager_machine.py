@@ -30,6 +30,7 @@ from platform_server.manager import agents, approvals, autonomy, policies
 from platform_server.manager.autonomy import Update
 from platform_server.manager.tick import tick
 from platform_server.permissions import Caller
+from platform_server.settings import Schedule
 from platform_server.state_folder import Platform, initialise, open_platform
 from platform_server.states import Status
 from platform_server.tables import (
@@ -98,7 +99,7 @@ class Managed(RuleBasedStateMachine):
         self.clock.pass_by(seconds=1)
         place = {"account_id": self.caller.account_id, "node_platform_id": self.platforms[which]}
         self.write(lambda on: queued(on, self.clock(), **place))
-        lease = self.write(lambda on: queue.claim(on, self.clock(), timedelta(minutes=1)))
+        lease = self.write(lambda on: queue.claim(on, Schedule(), self.clock()))
         assert lease is not None
         self.write(lambda on: outcomes.begin(on, lease, 5, self.clock()))
         row = self.write(lambda on: outcomes.publish(on, lease, _verified(self.count), self.clock()))

@@ -165,7 +165,7 @@ def test_what_failed_or_verifies_for_a_week_is_retired_and_its_worker_told(
     publish(Status.FAILED)
     verifying = UUID(publish(Status.VERIFYING))
     platform.database.write_now(lambda on: enqueue(on, on.get_one(Publication, verifying), clock()))
-    lease = platform.database.write_now(lambda on: claim(on, clock(), platform.settings.schedule.lease))
+    lease = platform.database.write_now(lambda on: claim(on, platform.settings.schedule, clock()))
     assert lease is not None
     clock.pass_by(days=6)
     publish(Status.FAILED)

@@ -265,7 +265,7 @@ def test_whoever_dies_at_every_attempt_ends_in_a_failure(trial: Trial, clock: Cl
     publication_id = trial.report()
     schedule = trial.platform.settings.schedule
     for _ in range(schedule.attempts):
-        lease = trial.write(lambda on: queue.claim(on, clock(), schedule.lease))
+        lease = trial.write(lambda on: queue.claim(on, schedule, clock()))
         assert lease is not None
         trial.write(partial(outcomes.begin, lease=lease, attempts=schedule.attempts, at=clock()))
         clock.pass_by(minutes=2)
@@ -383,8 +383,8 @@ def test_work_ends_when_its_lease_is_lost(trial: Trial, settings: Settings) -> N
 def test_two_workers_never_hold_the_same_job(trial: Trial, clock: Clock) -> None:
     for number in range(5):
         trial.report(git_sha=f"{number:040x}")
-    length = trial.platform.settings.schedule.lease
-    leases = [trial.write(lambda on: queue.claim(on, clock(), length)) for _ in range(6)]
+    schedule = trial.platform.settings.schedule
+    leases = [trial.write(lambda on: queue.claim(on, schedule, clock())) for _ in range(6)]
     held = [lease for lease in leases if lease is not None]
     assert len({lease.publication_id for lease in held}) == len(held) == 5
     stolen = replace(held[0], holder=held[1].holder)
@@ -456,19 +456,19 @@ def test_a_clock_that_was_ahead_holds_nothing_up(trial: Trial, clock: Clock) -> 
     schedule = trial.platform.settings.schedule
     clock.pass_by(days=365)
     first, second = trial.report(), trial.report()
-    lease = trial.write(lambda on: queue.claim(on, clock(), schedule.lease))
+    lease = trial.write(lambda on: queue.claim(on, schedule, clock()))
     assert lease is not None
     assert lease.publication_id == first
     trial.write(lambda on: queue.put_back(on, lease, clock() + schedule.longest_retry, "away"))
     clock.pass_by(days=-365)
-    found = [trial.write(lambda on: queue.claim(on, clock(), schedule.lease)) for _ in range(3)]
+    found = [trial.write(lambda on: queue.claim(on, schedule, clock())) for _ in range(3)]
     assert [each and each.publication_id for each in found] == [second, first, None]
 
 
 def test_who_waits_on_purpose_is_left_alone(trial: Trial, clock: Clock) -> None:
     schedule = trial.platform.settings.schedule
     trial.report()
-    lease = trial.write(lambda on: queue.claim(on, clock(), schedule.lease))
+    lease = trial.write(lambda on: queue.claim(on, schedule, clock()))
     assert lease is not None
     trial.write(lambda on: queue.put_back(on, lease, clock() + schedule.longest_retry, "away"))
-    assert trial.write(lambda on: queue.claim(on, clock(), schedule.lease)) is None
+    assert trial.write(lambda on: queue.claim(on, schedule, clock())) is None
