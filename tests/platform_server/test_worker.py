@@ -465,8 +465,9 @@ def test_a_clock_that_was_ahead_holds_nothing_up(trial: Trial, clock: Clock) -> 
     assert [each and each.publication_id for each in found] == [second, first, None]
 
 
-def test_who_waits_on_purpose_is_left_alone(trial: Trial, clock: Clock) -> None:
-    schedule = trial.platform.settings.schedule
+@pytest.mark.parametrize("longest", [Schedule().longest_retry, timedelta(days=2)])
+def test_who_waits_on_purpose_is_left_alone(longest: timedelta, trial: Trial, clock: Clock) -> None:
+    schedule = replace(trial.platform.settings.schedule, longest_retry=longest)
     trial.report()
     lease = trial.write(lambda on: queue.claim(on, schedule, clock()))
     assert lease is not None

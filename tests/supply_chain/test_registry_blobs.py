@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -309,6 +310,32 @@ def test_other_bytes_are_refused_and_not_left(
         _run(server, policy, lambda repository: repository.download(BLOB, file))
     assert digest_of(served) in caught.value.what, attack
     assert file.getvalue() == b""
+
+
+def test_what_comes_in_tiny_parts_is_not_gathered(policy: Policy) -> None:
+    """Each part takes many times its size in memory."""
+    content = CONTENT[:100_000]
+    file = io.BytesIO()
+    waiting: list[int] = []
+
+    class Tiny(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for at in range(len(content)):
+                waiting.append(at - file.tell())
+                yield content[at : at + 1]
+
+    class Registry(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, stream=Tiny())
+
+    async def work() -> None:
+        opened = open_repository("registry.example", "team/image", policy=policy, transport=Registry())
+        async with opened as repository:
+            await repository.download(_blob(content), file)
+
+    anyio.run(work)
+    assert file.getvalue() == content
+    assert max(waiting) < 5000
 
 
 @pytest.mark.parametrize("served", [b"", CONTENT[:-1], CONTENT + b"x"])

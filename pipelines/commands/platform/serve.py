@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -55,9 +54,6 @@ def _serve(args: Namespace) -> None:
     platform = open_platform(args.state, settings, database=database(args))
 
     def started() -> None:
-        # What the platform is made of by now stays until it ends.
-        gc.collect()
-        gc.freeze()
         if args.json:
             print(json.dumps({"url": url}), flush=True)
         log.info("serving %s at %s", args.state, url)
