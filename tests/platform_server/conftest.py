@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -123,13 +124,21 @@ def platform(made: Made, clock: Clock, settings: Settings) -> Iterator[Platform]
 
 
 @pytest.fixture
-def client(platform: Platform) -> Iterator[httpx.Client]:
+def in_service(platform: Platform) -> Iterator[ExitStack]:
+    """The platform's server, once there is a client. Whoever needs the database for himself closes it, and
+    the platform's database after it: what runs beside the answers uses it at any time.
+    """
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def client(platform: Platform, in_service: ExitStack) -> httpx.Client:
     """HTTP to the platform, which is served for as long as the test runs."""
-    with serving(platform) as (host, port):
-        base = f"http://{host}:{port}"
-        limits = httpx.Limits(max_connections=200)
-        with httpx.Client(base_url=base, trust_env=False, timeout=60, limits=limits) as connected:
-            yield connected
+    host, port = in_service.enter_context(serving(platform))
+    base = f"http://{host}:{port}"
+    limits = httpx.Limits(max_connections=200)
+    return in_service.enter_context(httpx.Client(base_url=base, trust_env=False, timeout=60, limits=limits))
 
 
 @pytest.fixture

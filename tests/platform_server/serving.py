@@ -33,6 +33,7 @@ def serving(platform: Platform, *, public: bool = False) -> Iterator[tuple[str, 
         running.should_exit = True
         thread.join(30)
         listening.close()
+    assert not thread.is_alive(), "the server did not stop"
 
 
 def talk(address: tuple[str, int], content: bytes, seconds: float = 20.0) -> bytes:

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,12 @@ def _outcome(state: Made) -> list[str]:
 
 
 def test_a_delivery_killed_at_every_moment(
-    platform: Platform, made: Made, pipeline: Pipeline, kill: Kill, tmp_path: Path
+    platform: Platform,
+    made: Made,
+    pipeline: Pipeline,
+    in_service: ExitStack,
+    kill: Kill,
+    tmp_path: Path,
 ) -> None:
     body = pipeline.body(git_sha="a" * 40)
     delivery = {
@@ -97,6 +102,7 @@ def test_a_delivery_killed_at_every_moment(
             for name, value in standard(pipeline.secret, body, _now(), "msg_1").items()
         },
     }
+    in_service.close()
     platform.database.close()
     moments = kill("deliver", made.copied(tmp_path / "whole"), **delivery)["moments"]
     for moment in range(1, moments + 1, made.step):
@@ -127,11 +133,12 @@ def _now() -> Any:
     ("start", "goal"), [("base", "head"), ("head", "base"), ("0001", "head"), ("head", "0001")]
 )
 def test_a_migration_killed_at_any_moment_can_be_run_again(
-    publish: Publish, made: Made, kill: Kill, tmp_path: Path, start: str, goal: str
+    publish: Publish, made: Made, in_service: ExitStack, kill: Kill, tmp_path: Path, start: str, goal: str
 ) -> None:
     """At the first revision and the newest one there are rows, which a migration keeps as they are."""
     for status in Status:
         publish(status)
+    in_service.close()
     publish.platform.database.close()
     kill("migrate", made, revision=start)
     before = _rows(made)
