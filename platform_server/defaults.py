@@ -40,7 +40,7 @@ def set_default(
     when a policy blocks it.
     """
     found = publications.get(session, caller, publication_id, platform_id)
-    platform = node_platforms.hold_of(session, found)
+    _row, platform = node_platforms.hold_of(session, found.id)
     policies.require_unblocked(session, Category.PROMOTE, platform.account_id, platform.id)
     if found.status is not Status.PUBLISHED:
         raise Invalid(

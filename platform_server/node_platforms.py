@@ -123,14 +123,20 @@ def hold(session: Session, platform_id: UUID) -> NodePlatform:
     return session.get_one(NodePlatform, platform_id, with_for_update=True, populate_existing=True)
 
 
-def hold_of(session: Session, row: Publication) -> NodePlatform:
-    """The platform of a publication, both held until the transaction ends, and the row as it is by now.
+def hold_of(session: Session, publication_id: UUID) -> tuple[Publication, NodePlatform]:
+    """A publication and its platform, held until the transaction ends, as they are by now.
 
     In this order everywhere, so that no two transactions wait for each other.
     """
-    platform = hold(session, row.node_platform_id)
-    session.refresh(row, with_for_update=True)
-    return platform
+    owner = select(Publication.node_platform_id).where(Publication.id == publication_id)
+    platform = session.scalars(
+        select(NodePlatform)
+        .where(NodePlatform.id == owner.scalar_subquery())
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one()
+    row = session.get_one(Publication, publication_id, with_for_update=True, populate_existing=True)
+    return row, platform
 
 
 def named(session: Session, account_id: UUID, name: str) -> NodePlatform | None:

@@ -49,25 +49,20 @@ class Turn:
 def next_turn(session: Session, schedule: Schedule, at: datetime) -> Turn | None:
     """Claim the job that has waited longest, and begin it; None when none is due."""
     lease = queue.claim(session, schedule, at)
-    if lease is None:
-        return None
-    try:
-        return Turn(lease, begin(session, lease, schedule.attempts, at))
-    except Rejected as rejected:
-        return Turn(lease, rejected)
+    return None if lease is None else Turn(lease, _begin(session, lease, schedule.attempts, at))
 
 
-def begin(session: Session, lease: Lease, attempts: int, at: datetime) -> Task | None:
-    """The publication, now verifying; None when there is nothing left to do, and the job is gone.
-
-    Raises Rejected when it was tried `attempts` times already: whoever tried last was killed, or failed.
+def _begin(session: Session, lease: Lease, attempts: int, at: datetime) -> Task | Rejected | None:
+    """The publication, now verifying; None when there is nothing left to do, and the job is gone; Rejected
+    when it was tried `attempts` times already: whoever tried last was killed, or failed.
     """
-    row, platform = _held(session, lease)
+    row, platform = node_platforms.hold_of(session, lease.publication_id)
     if row.status not in RULES[Transition.START_VERIFYING].sources:
         queue.finish(session, lease)
         return None
     if lease.attempt > attempts:
-        raise Rejected("gave_up", f"no verdict after {attempts} attempts: {lease.last_error or 'cut off'}")
+        why = lease.last_error or "cut off"
+        return Rejected("gave_up", f"no verdict after {attempts} attempts: {why}")
     move(row, Transition.START_VERIFYING, at)
     row.attempt_count += 1
     row.error_message = None
@@ -145,8 +140,7 @@ def fail(session: Session, lease: Lease, rejected: Rejected, at: datetime) -> Pu
 def _held(session: Session, lease: Lease) -> tuple[Publication, NodePlatform]:
     """The publication and its platform, both held; raises LeaseLost."""
     queue.check(session, lease)
-    row = session.get_one(Publication, lease.publication_id)
-    return row, node_platforms.hold_of(session, row)
+    return node_platforms.hold_of(session, lease.publication_id)
 
 
 def _closed_as_duplicate(

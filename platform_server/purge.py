@@ -74,7 +74,7 @@ def begin(session: Session, publication_id: UUID, parts: Parts, before: datetime
     2. A publication that is not yet verified names the same image: its outcome comes first.
     3. Another platform has the same image in the same repository: this row is purged, the image stays.
     """
-    row, platform = _held(session, publication_id)
+    row, platform = node_platforms.hold_of(session, publication_id)
     if not _is_due(session, row, platform, before):  # 1
         return False
     others = _others(session, row)
@@ -93,14 +93,14 @@ def begin(session: Session, publication_id: UUID, parts: Parts, before: datetime
 
 def finish(session: Session, publication_id: UUID, at: datetime, *, image: str) -> None:
     """The image is gone, or never was in a registry; done once, however often it is said."""
-    row, platform = _held(session, publication_id)
+    row, platform = node_platforms.hold_of(session, publication_id)
     if row.status is Status.RETIRED:
         _finish(session, row, platform, at, image=image)
 
 
 def block(session: Session, publication_id: UUID, reason: str, at: datetime, *, is_whole: bool) -> None:
     """It could not be deleted; an event tells each reason once. What is still whole may come back."""
-    row, platform = _held(session, publication_id)
+    row, platform = node_platforms.hold_of(session, publication_id)
     if row.status is not Status.RETIRED:
         return
     if is_whole:
@@ -164,11 +164,6 @@ def _is_due(session: Session, row: Publication, platform: NodePlatform, before: 
     if not is_late and row.purge_started_at is None:
         return False
     return session.scalar(select(Publication.id).where(Publication.id == row.id, is_booted())) is None
-
-
-def _held(session: Session, publication_id: UUID) -> tuple[Publication, NodePlatform]:
-    row = session.get_one(Publication, publication_id)
-    return row, node_platforms.hold_of(session, row)
 
 
 def _finish(session: Session, row: Publication, platform: NodePlatform, at: datetime, *, image: str) -> None:

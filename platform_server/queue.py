@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
 from platform_server.identifiers import new_id
@@ -85,13 +85,17 @@ def release(session: Session, lease: Lease, at: datetime) -> None:
 
 def finish(session: Session, lease: Lease) -> None:
     """Remove the job, in the transaction that writes its outcome. Raises LeaseLost."""
-    session.delete(_held(session, lease))
+    gone = delete(Job).where(*_is_held(lease)).returning(Job.id)
+    if session.scalar(gone) is None:
+        raise LeaseLost
 
 
 def _held(session: Session, lease: Lease) -> Job:
-    job = session.scalars(
-        select(Job).where(Job.id == lease.publication_id, Job.lease == lease.holder).with_for_update()
-    ).one_or_none()
+    job = session.scalars(select(Job).where(*_is_held(lease)).with_for_update()).one_or_none()
     if job is None:
         raise LeaseLost
     return job
+
+
+def _is_held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+    return (Job.id == lease.publication_id, Job.lease == lease.holder)

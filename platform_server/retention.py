@@ -33,20 +33,14 @@ def surplus(session: Session, platform: NodePlatform) -> Sequence[Publication]:
 
     One that came back by a rollback is as new as that.
     """
-    published = (Publication.node_platform_id == platform.id, Publication.status == Status.PUBLISHED)
     since = func.coalesce(Publication.reactivated_at, Publication.published_at)
-    newest = session.scalars(
-        select(Publication.id)
-        .where(*published)
+    beyond = session.execute(
+        select(Publication, is_booted())
+        .where(Publication.node_platform_id == platform.id, Publication.status == Status.PUBLISHED)
         .order_by(since.desc(), Publication.id.desc())
-        .limit(platform.disk_image_retention_count)
-    )
-    protected = {*newest, platform.default_publication_id} - {None}
-    return session.scalars(
-        select(Publication)
-        .where(*published, Publication.id.not_in(protected), ~is_booted())
-        .order_by(since, Publication.id)
+        .offset(platform.disk_image_retention_count)
     ).all()
+    return [row for row, booted in beyond[::-1] if not booted and row.id != platform.default_publication_id]
 
 
 def retire_surplus(session: Session, platform: NodePlatform, at: datetime) -> int:

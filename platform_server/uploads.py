@@ -120,7 +120,7 @@ def finalize(
     `arrived` says that the bytes are not there.
     """
     row = publications.get(session, caller, publication_id)
-    node_platforms.hold_of(session, row)
+    node_platforms.hold_of(session, row.id)
     if row.upload_sha256 is None:
         raise Invalid(
             what=f"publication {row.id} awaits no upload, current={row.status}", hint="initiate an upload"

@@ -169,13 +169,13 @@ class Life(RuleBasedStateMachine):
     @rule(outcome=st.sampled_from(["holds", "holds", "holds", "does not hold", "cut off"]))
     def verify(self, outcome: str) -> None:
         """A worker's turn, and what it finds if it is not killed before it says so."""
-        lease = self.write(lambda on: queue.claim(on, Schedule(), self.clock()))
-        if lease is None:
+        turn = self.write(lambda on: outcomes.next_turn(on, Schedule(), self.clock()))
+        if turn is None or turn.task is None or outcome == "cut off":
             return
+        lease, task = turn.lease, turn.task
         try:
-            task = self.write(lambda on: outcomes.begin(on, lease, 5, self.clock()))
-            if task is None or outcome == "cut off":
-                return
+            if isinstance(task, Rejected):
+                raise task
             number = task.row.payload["number"]
             if outcome == "does not hold" or not self._is_whole(number):
                 raise Rejected("verification_failed", "expected a signature, got none")

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from platform_server import defaults, node_platforms, outcomes, queue
+from platform_server import defaults, node_platforms, outcomes
 from platform_server.errors import Conflict, Refused
 from platform_server.manager import agents, approvals, autonomy, policies
 from platform_server.manager.autonomy import Update
@@ -99,10 +99,9 @@ class Managed(RuleBasedStateMachine):
         self.clock.pass_by(seconds=1)
         place = {"account_id": self.caller.account_id, "node_platform_id": self.platforms[which]}
         self.write(lambda on: queued(on, self.clock(), **place))
-        lease = self.write(lambda on: queue.claim(on, Schedule(), self.clock()))
-        assert lease is not None
-        self.write(lambda on: outcomes.begin(on, lease, 5, self.clock()))
-        row = self.write(lambda on: outcomes.publish(on, lease, _verified(self.count), self.clock()))
+        turn = self.write(lambda on: outcomes.next_turn(on, Schedule(), self.clock()))
+        assert turn is not None
+        row = self.write(lambda on: outcomes.publish(on, turn.lease, _verified(self.count), self.clock()))
         assert row.status is Status.PUBLISHED
         if before[which] is not None:
             assert self.defaults() == before

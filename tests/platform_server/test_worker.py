@@ -265,9 +265,7 @@ def test_whoever_dies_at_every_attempt_ends_in_a_failure(trial: Trial, clock: Cl
     publication_id = trial.report()
     schedule = trial.platform.settings.schedule
     for _ in range(schedule.attempts):
-        lease = trial.write(lambda on: queue.claim(on, schedule, clock()))
-        assert lease is not None
-        trial.write(partial(outcomes.begin, lease=lease, attempts=schedule.attempts, at=clock()))
+        assert trial.write(lambda on: outcomes.next_turn(on, schedule, clock()))
         clock.pass_by(minutes=2)
     assert trial.work()
     row = trial.row(publication_id)
