@@ -118,7 +118,10 @@ def _drain(home: Home, images: Pushed, samples: _Samples) -> None:
 
 
 def _deliveries(hook: Hook, refs: Sequence[str]) -> list[bytes]:
-    return [hook.request(platform_slug="debian", oci_ref=ref) for ref in refs]
+    """Each names its image by digest, as `disk-image publish` does."""
+    return [
+        hook.request(platform_slug="debian", oci_ref=ref, oci_digest=ref.partition("@")[2]) for ref in refs
+    ]
 
 
 def _done(platform: Served, path: str) -> bool:

@@ -24,7 +24,7 @@ from tests.supply_chain.verify.forge import Forge
 
 @dataclass(frozen=True)
 class Pushed:
-    """The registry's `host:port`, references of signed images there, and the trust that they verify with."""
+    """The registry's `host:port`, references of signed images there by digest, and their trust."""
 
     host: str
     refs: list[str]
@@ -55,9 +55,11 @@ def _serve(folder: Path, count: int, size: int) -> None:
     forge = Forge(load_trust(folder))
     with registry() as server:
         images = Images(server, forge)
-        for number in range(count):
+        made = [
             images.push(f"debian {number}", str(number), commit=f"{number + 1:040x}", objects=size)
-        refs = [images.ref(str(number)) for number in range(count)]
+            for number in range(count)
+        ]
+        refs = [images.ref(each.image.digest) for each in made]
         print(json.dumps({"host": server.host, "refs": refs}), flush=True)
         sys.stdin.read()
 
