@@ -31,7 +31,7 @@ def serving(platform: Platform, *, public: bool = False) -> Iterator[tuple[str, 
         yield listening.getsockname()
     finally:
         running.should_exit = True
-        thread.join(30)
+        thread.join(60)
         listening.close()
     assert not thread.is_alive(), "the server did not stop"
 
