@@ -14,8 +14,8 @@ help: ## this list
 run: setup ## build RECIPE into OUTPUT, sign, push and publish it on this machine alone, boot it
 	@.venv/bin/python scripts/run.py $(RECIPE) $(OUTPUT)
 
-# What the tests compare with: fsverity(1), and a clock that can be set ahead.
-test: export SETUP_PACKAGES = fsverity libfaketime
+# What the tests compare with: fsverity(1), and a clock that can be set ahead; what the tutorials need.
+test: export SETUP_PACKAGES = fsverity libfaketime curl openssl
 # The registry that images are pushed to, and the server that the platform's database may be on.
 run: export SETUP_UNPACK = docker-registry
 test test-peers: export SETUP_UNPACK = docker-registry postgresql

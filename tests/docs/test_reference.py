@@ -33,7 +33,9 @@ def reference() -> ModuleType:
 
 def test_reference_pages_are_generated_from_this_code(reference: ModuleType) -> None:
     for page, render in reference.PAGES.items():
-        assert (ROOT / "docs" / "reference" / page).read_text() == render(), f"{page}: run make docs"
+        written = (ROOT / "docs" / "reference" / page).read_text()
+        # Python's versions break the lines of a verb's help in different places
+        assert written.split() == render().split(), f"{page}: run make docs"
 
 
 def test_every_example_of_an_action_is_one_that_it_takes(reference: ModuleType) -> None:
