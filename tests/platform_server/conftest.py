@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
+import anyio
 import httpx
 import pytest
 
-from platform_server import registries
+from platform_server import registries, sweeps, upload_files
 from platform_server.accounts import user_token
+from platform_server.manager import tick
 from platform_server.settings import Registries, Settings
 from platform_server.state_folder import Platform, initialise
 from supply_chain.registry import Policy
@@ -121,6 +123,17 @@ def platform(made: Made, clock: Clock, settings: Settings) -> Iterator[Platform]
     opened = made.open(settings, clock)
     yield opened
     opened.database.close()
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps and the manager do nothing beside the answers: a test may count what it asks for alone."""
+
+    async def forever(platform: Platform) -> None:
+        await anyio.sleep_forever()
+
+    for module, name in ((sweeps, "run"), (tick, "run"), (upload_files, "sweep_always")):
+        monkeypatch.setattr(module, name, forever)
 
 
 @pytest.fixture
