@@ -59,7 +59,7 @@ def act(server: AnsweringServer, policy: Policy) -> Act:
 
 
 @pytest.fixture
-def operate(tmp_path: Path, policy: Policy) -> Iterator[Act]:
+def operate(tmp_path: Path) -> Iterator[Act]:
     """The same at a real platform, whose images nobody verifies."""
     token = initialise(tmp_path / "state", datetime.now(UTC))
     platform = open_platform(tmp_path / "state", Settings(workers=0))
@@ -68,7 +68,7 @@ def operate(tmp_path: Path, policy: Policy) -> Iterator[Act]:
     platform.database.close()
 
 
-def test_from_nothing_to_a_publication(operate: Act, policy: Policy) -> None:
+def test_from_nothing_to_a_publication(operate: Act) -> None:
     """Platform, webhook, delivery, and what became of it."""
     platform = operate(lambda on: on.create_node_platform("debian-minimal", arch="amd64"))
     assert platform.disk_image_retention_count == 3
@@ -86,10 +86,10 @@ def test_from_nothing_to_a_publication(operate: Act, policy: Policy) -> None:
         arch="amd64",
         oci_digest=f"sha256:{DIGEST}",
     )
-    taken = anyio.run(lambda: deliver(webhook, "msg_1", body.to_bytes(), policy=policy))
+    taken = anyio.run(lambda: deliver(webhook, "msg_1", body.to_bytes(), policy=Policy()))
     assert taken.status == "queued"
     assert taken.publication_id is not None
-    assert anyio.run(lambda: deliver(webhook, "msg_1", body.to_bytes(), policy=policy)).status == (
+    assert anyio.run(lambda: deliver(webhook, "msg_1", body.to_bytes(), policy=Policy())).status == (
         "idempotent_hit"
     )
     (listed,) = operate(lambda on: on.publications(platform.id))
@@ -104,7 +104,7 @@ def test_from_nothing_to_a_publication(operate: Act, policy: Policy) -> None:
     assert operate(lambda on: on.recent_events("system.nothing")) == []
     other = body.model_copy(update={"sha256": None, "oci_digest": None, "platform_slug": None})
     with pytest.raises(PlatformError) as caught:
-        anyio.run(lambda: deliver(webhook, "msg_1", other.to_bytes(), policy=policy))
+        anyio.run(lambda: deliver(webhook, "msg_1", other.to_bytes(), policy=Policy()))
     assert caught.value.reason == "delivery_mismatch"
 
 

@@ -125,9 +125,11 @@ def platform(made: Made, clock: Clock, settings: Settings) -> Iterator[Platform]
     opened.database.close()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sweeps and the manager do nothing beside the answers: a test may count what it asks for alone."""
+    """Sweeps and the manager's turns happen when a test asks for them, and not while it looks at something
+    else; a served process has its own.
+    """
 
     async def forever(platform: Platform) -> None:
         await anyio.sleep_forever()

@@ -24,8 +24,6 @@ from tests.platform_server.mixes import HISTORY, PRESENT, fill
 from tests.platform_server.verifying import Trial
 from tests.platform_server.work import work
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 ROWS = 2500
 # A page of 200 rows; whoever goes through ROWS of them takes more.
 INSTRUCTIONS, READ = 7000, 600

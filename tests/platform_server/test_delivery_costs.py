@@ -19,8 +19,6 @@ from tests.platform_server.clock import Clock
 from tests.platform_server.rows import verified
 from tests.platform_server.work import work
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 ROWS = 10_000
 # A delivery finds at most a few rows by each index.
 INSTRUCTIONS = 1000

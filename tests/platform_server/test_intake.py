@@ -428,7 +428,7 @@ def test_addresses_behind_a_proxy_are_told_apart_if_it_is_believed(
         path = f"http://{host}:{port}/api/v1/system/webhooks/disk_image/built/{new_id()}"
         for number in range(51):
             headers = {"x-forwarded-for": f"198.51.100.{number}"}
-            statuses.append(httpx.post(path, headers=headers, trust_env=False).status_code)
+            statuses.append(httpx.post(path, headers=headers, trust_env=False, timeout=60).status_code)
     platform.database.close()
     assert statuses == [404] * 50 + [404 if believed else 429]
 

@@ -106,7 +106,7 @@ def test_what_is_no_public_url_is_refused_and_not_shown(text: str) -> None:
 
 
 def test_a_senders_own_words_about_its_address_count_for_nothing(made: Made, wait_for: WaitFor) -> None:
-    with process(made) as served, httpx.Client(base_url=served.url, trust_env=False) as client:
+    with process(made) as served, httpx.Client(base_url=served.url, trust_env=False, timeout=60) as client:
         spoofed = {
             "x-forwarded-for": "203.0.113.7",
             "forwarded": "for=203.0.113.7",
@@ -210,7 +210,7 @@ def test_a_restart_behind_systemds_socket_refuses_nobody(
     port = listening.getsockname()[1]
     assert f'"http://127.0.0.1:{port}"' in first.stdout.readline()
     url = f"http://127.0.0.1:{port}/healthz"
-    assert httpx.get(url, trust_env=False).status_code == 200
+    assert httpx.get(url, trust_env=False, timeout=60).status_code == 200
     first.terminate()
     assert first.wait(60) == 0
     with socket.create_connection(("127.0.0.1", port), 60) as waiting:
@@ -262,10 +262,10 @@ def test_the_watchdog_is_fed_where_it_is_this_processes() -> None:
 def test_metrics_at_an_address_of_their_own_need_no_token(made: Made) -> None:
     port = free_port()
     with process(made, "--metrics", str(port)) as served:
-        answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=60)
         names = {each.name for each in text_string_to_metric_families(answer.text)}
         assert "disk_image_queue_jobs" in names
-        assert httpx.get(f"{served.url}/metrics", trust_env=False).status_code == 401
+        assert httpx.get(f"{served.url}/metrics", trust_env=False, timeout=60).status_code == 401
 
 
 @pytest.mark.parametrize("made", DATABASES, indirect=True)
@@ -275,14 +275,14 @@ def test_processes_of_one_database_say_the_same_of_it_and_each_its_own_of_itself
     ports = free_port(), free_port()
 
     def values(port: int, prefix: str) -> list[str]:
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=60).text
         return [line for line in text.splitlines() if line.startswith(prefix)]
 
     with process(made, "--metrics", str(ports[0])) as one, process(made, "--metrics", str(ports[1])):
         for gauge in ("disk_image_publications{", "disk_image_queue_jobs{", "disk_image_ready{"):
             assert values(ports[0], gauge) == values(ports[1], gauge) != []
         asked = 'disk_image_http_requests_total{method="GET",route="/api/v1/system/events",status="401"}'
-        httpx.get(f"{one.url}/api/v1/system/events", trust_env=False)
+        httpx.get(f"{one.url}/api/v1/system/events", trust_env=False, timeout=60)
         wait_for(lambda: values(ports[0], asked) == [f"{asked} 1.0"])
         assert values(ports[1], asked) == []
 

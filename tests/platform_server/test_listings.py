@@ -4,15 +4,11 @@ nothing slows down as rows pile up. Counted is what the database does, not how l
 
 from __future__ import annotations
 
-import pytest
-
 from platform_server.state_folder import Platform
 from tests.platform_server.api import Api
 from tests.platform_server.history import fill
 from tests.platform_server.questions import QUESTIONS
 from tests.platform_server.work import work
-
-pytestmark = pytest.mark.usefixtures("quiet")
 
 PUBLICATIONS = EVENTS = 20_000
 # For 51 rows; whoever goes through an index of them all does many times as much.

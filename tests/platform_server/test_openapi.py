@@ -189,6 +189,6 @@ def test_what_becomes_of_a_delivery_is_as_documented(served: Served) -> None:
         (image | {"firmware_ref": "a" * 70_000}, 413),
     ):
         body = json.dumps(fields).encode()
-        answer = httpx.post(url, content=body, headers=plain(SECRET, body), trust_env=False)
+        answer = httpx.post(url, content=body, headers=plain(SECRET, body), trust_env=False, timeout=60)
         assert answer.status_code == status, answer.text
         operation.validate_response(answer)

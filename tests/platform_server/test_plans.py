@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from uuid import UUID
 
-import pytest
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
@@ -20,8 +19,6 @@ from tests.platform_server.clock import Clock
 from tests.platform_server.plans import Step, plans
 from tests.platform_server.rows import verified
 from tests.platform_server.verifying import Trial
-
-pytestmark = pytest.mark.usefixtures("quiet")
 
 _OF_FEW = re.compile(r"publications\.status = (\?|%)")
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.one_database
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(limits=replace(Limits(), header_seconds=0.5, body_seconds=0.5, body=1000))
+    return Settings(limits=replace(Limits(), header_seconds=2.0, body_seconds=2.0, body=1000))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def address(platform: Platform) -> Iterator[tuple[str, int]]:
 
 
 def _get(address: tuple[str, int], path: str) -> httpx.Response:
-    return httpx.get(f"http://{address[0]}:{address[1]}{path}", trust_env=False)
+    return httpx.get(f"http://{address[0]}:{address[1]}{path}", trust_env=False, timeout=60)
 
 
 def test_healthz_answers(address: tuple[str, int]) -> None:
@@ -51,7 +51,10 @@ def test_an_unknown_path_is_an_error_in_the_common_form(address: tuple[str, int]
 
 def test_a_405_names_every_method_of_the_path(address: tuple[str, int]) -> None:
     answer = httpx.put(
-        f"http://{address[0]}:{address[1]}/api/v1/system/node_platforms/1", json={}, trust_env=False
+        f"http://{address[0]}:{address[1]}/api/v1/system/node_platforms/1",
+        json={},
+        trust_env=False,
+        timeout=60,
     )
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, PATCH, DELETE")
 

@@ -66,5 +66,5 @@ def test_who_reads_slowly_gets_it_all(made_on_sqlite: Made, tmp_path: Path) -> N
             if time.monotonic() < began + 6:
                 # some 40 KiB a second, of which the kernel holds megabytes
                 time.sleep(len(part) / 40_000)
-        one = len(httpx.get(f"{served.url}{PATH}", trust_env=False).content)
+        one = len(httpx.get(f"{served.url}{PATH}", trust_env=False, timeout=60).content)
         assert taken > count * one

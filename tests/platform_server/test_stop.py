@@ -134,7 +134,7 @@ def test_sigint_ends_it_without_waiting_for_a_proxy(served: Process) -> None:
 def test_a_second_signal_ends_it_at_once(made: Made, wait_for: Callable[[Callable[[], bool]], None]) -> None:
     with (
         process(made, "--limit", "drain_seconds=3600") as served,
-        httpx.Client(base_url=served.url, trust_env=False) as client,
+        httpx.Client(base_url=served.url, trust_env=False, timeout=60) as client,
     ):
         served.signal(signal.SIGTERM)
         wait_for(lambda: client.get("/readyz").status_code == 503)

@@ -79,9 +79,11 @@ def test_https_with_a_certificate_that_is_renewed_while_it_serves(
     with process(made, "--tls-certificate", certificate, "--tls-key", key) as served:
         assert served.url.startswith("https://127.0.0.1:")
         assert _served(served.port) == ("first", "TLSv1.3")
-        assert httpx.get(f"{served.url}/healthz", verify=False, trust_env=False).status_code == 200
+        assert (
+            httpx.get(f"{served.url}/healthz", verify=False, trust_env=False, timeout=60).status_code == 200
+        )
         with pytest.raises(httpx.HTTPError):
-            httpx.get(f"http://127.0.0.1:{served.port}/healthz", trust_env=False)
+            httpx.get(f"http://127.0.0.1:{served.port}/healthz", trust_env=False, timeout=60)
 
         other, its_key = write_pair(tmp_path, "second")
         certificate.write_bytes(other.read_bytes())

@@ -51,7 +51,7 @@ def test_every_accepted_webhook_has_one_outcome_whoever_is_killed(
     try:
         for server in servers:
             server.start()
-        with httpx.Client(base_url=servers[0].url, trust_env=False) as client:
+        with httpx.Client(base_url=servers[0].url, trust_env=False, timeout=60) as client:
             hook = prepare(Api(client, made_elsewhere.admin_token), images)
         sender = _Sender(servers, hook, images, stopped)
         with ThreadPoolExecutor(6) as threads:

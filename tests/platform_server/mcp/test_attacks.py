@@ -63,7 +63,9 @@ def test_without_a_token_nothing_is_answered(served: Served, authorization: str)
 
 
 def test_a_token_in_the_url_is_none(served: Served) -> None:
-    answer = httpx.post(f"{served.url}/mcp?access_token={served.token}", json=LIST, trust_env=False)
+    answer = httpx.post(
+        f"{served.url}/mcp?access_token={served.token}", json=LIST, trust_env=False, timeout=60
+    )
     assert answer.status_code == 401
 
 
