@@ -160,7 +160,9 @@ async def connected() -> AsyncIterator[None]:
             await manager.__aenter__()
         except (dagger.ProvisionError, dagger.ClientError) as error:
             log.seek(0)
-            raise _unreachable(_last_words(log.read()) or str(error)) from None
+            # Where the CLI did its part, its last words are of something else.
+            said = _last_words(log.read()) if isinstance(error, dagger.ProvisionError) else ""
+            raise _unreachable(said or str(error)) from None
         try:
             await check_version()
             yield
