@@ -39,8 +39,8 @@ def set_default(
     """Have new nodes boot a published image. Raises Missing, Invalid when it is not published, and Conflict
     when a policy blocks it.
     """
-    found = publications.get(session, caller, publication_id, platform_id)
-    _row, platform = node_platforms.hold_of(session, found.id)
+    asked = publications.get(session, caller, publication_id, platform_id)
+    found, platform = node_platforms.hold_of(session, asked.id)
     policies.require_unblocked(session, Category.PROMOTE, platform.account_id, platform.id)
     if found.status is not Status.PUBLISHED:
         raise Invalid(

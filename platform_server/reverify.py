@@ -23,8 +23,8 @@ def process(session: Session, caller: Caller, publication_id: UUID, at: datetime
     Raises Missing, and Conflict for what can't be verified: retired, purged, a duplicate, an upload that has
     not arrived, or a commit that another row is being verified for.
     """
-    row = publications.get(session, caller, publication_id)
-    node_platforms.hold_of(session, row.id)
+    asked = publications.get(session, caller, publication_id)
+    row, _platform = node_platforms.hold_of(session, asked.id)
     if row.status is Status.PUBLISHED or session.get(Job, row.id) is not None:
         return row
     if row.status is not Status.FAILED or row.duplicate_of_id is not None:

@@ -119,8 +119,8 @@ def finalize(
     Raises Missing, Invalid when `sha256` is not the upload's, and Conflict when nothing is awaited or
     `arrived` says that the bytes are not there.
     """
-    row = publications.get(session, caller, publication_id)
-    node_platforms.hold_of(session, row.id)
+    asked = publications.get(session, caller, publication_id)
+    row, _platform = node_platforms.hold_of(session, asked.id)
     if row.upload_sha256 is None:
         raise Invalid(
             what=f"publication {row.id} awaits no upload, current={row.status}", hint="initiate an upload"

@@ -55,10 +55,10 @@ def _serve(folder: Path, count: int, size: int) -> None:
     forge = Forge(load_trust(folder))
     with registry() as server:
         images = Images(server, forge)
-        made = [
-            images.push(f"debian {number}", str(number), commit=f"{number + 1:040x}", objects=size)
+        made = (
+            images.push(f"debian {number}", commit=f"{number + 1:040x}", objects=size)
             for number in range(count)
-        ]
+        )
         refs = [images.ref(each.image.digest) for each in made]
         print(json.dumps({"host": server.host, "refs": refs}), flush=True)
         sys.stdin.read()

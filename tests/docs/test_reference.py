@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
 from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
@@ -34,8 +35,11 @@ def reference() -> ModuleType:
 def test_reference_pages_are_generated_from_this_code(reference: ModuleType) -> None:
     for page, render in reference.PAGES.items():
         written = (ROOT / "docs" / "reference" / page).read_text()
-        # Python's versions break the lines of a verb's help in different places
-        assert written.split() == render().split(), f"{page}: run make docs"
+        if page == "command-line.md" and sys.version_info >= (3, 12):
+            # later versions of Python break the lines of a verb's help in other places
+            assert written.split() == render().split(), f"{page}: run make docs with Python 3.11"
+        else:
+            assert written == render(), f"{page}: run make docs"
 
 
 def test_every_example_of_an_action_is_one_that_it_takes(reference: ModuleType) -> None:

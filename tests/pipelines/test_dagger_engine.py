@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anyio
@@ -14,17 +12,19 @@ import pytest
 from graphql import build_schema, graphql_sync
 
 from pipelines.dagger_engine import VERSION, EngineError, connected
+from tests.loopback import Handler, LoopbackServer, serving
 
 SCHEMA = build_schema("type Query { version: String! }")
 
 
-class _Session(ThreadingHTTPServer):
+class _Session(LoopbackServer):
     version: str | None = VERSION
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
+    server: _Session
+
     def do_POST(self) -> None:
-        assert isinstance(self.server, _Session)
         asked: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.server.version is None:
             self.send_error(401)
@@ -37,21 +37,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Session]:
     """A session as `dagger run` names it to what it starts."""
-    with _Session(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(_Session(_Handler)) as server:
         monkeypatch.setenv("DAGGER_SESSION_PORT", str(server.server_address[1]))
         monkeypatch.setenv("DAGGER_SESSION_TOKEN", "a token")
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def _connect() -> None:

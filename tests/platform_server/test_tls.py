@@ -83,7 +83,7 @@ def test_https_with_a_certificate_that_is_renewed_while_it_serves(
             httpx.get(f"{served.url}/healthz", verify=False, trust_env=False, timeout=60).status_code == 200
         )
         with pytest.raises(httpx.HTTPError):
-            httpx.get(f"http://127.0.0.1:{served.port}/healthz", trust_env=False, timeout=60)
+            httpx.get(f"http://127.0.0.1:{served.port}/healthz", trust_env=False)
 
         other, its_key = write_pair(tmp_path, "second")
         certificate.write_bytes(other.read_bytes())
